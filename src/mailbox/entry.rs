@@ -94,7 +94,12 @@ mod tests {
 
     #[test]
     fn keys_sort_as_their_text_does() {
-        let keys = [(1, 9), (1, 10), (2, 1), (0xfff_ffff_ffff, u64::MAX)].map(|(creation_ms, sequence)| EventKey { creation_ms, sequence });
+        let keys = [(1, 9), (1, 10), (2, 1), (0xfff_ffff_ffff, u64::MAX)].map(
+            |(creation_ms, sequence)| EventKey {
+                creation_ms,
+                sequence,
+            },
+        );
         assert!(keys.is_sorted());
         assert!(keys.map(|key| key.to_string()).is_sorted());
         assert!(keys.iter().all(|key| key.to_string().len() == 27));
@@ -102,7 +107,14 @@ mod tests {
 
     #[test]
     fn other_text_is_no_entry() {
-        for text in ["", "1 ", "{}", "2 x", &"é".repeat(60), &format!("1 {}", "x".repeat(80))] {
+        for text in [
+            "",
+            "1 ",
+            "{}",
+            "2 x",
+            &"é".repeat(60),
+            &format!("1 {}", "x".repeat(80)),
+        ] {
             assert!(ReadEntry::parse(text).is_none(), "{text}");
         }
     }

@@ -68,9 +68,7 @@ impl MailboxError {
     /// another time line.
     pub(super) fn breaks_link(&self) -> bool {
         match self {
-            MailboxError::Unreachable(_)
-            | MailboxError::EpochChanged { .. }
-            | MailboxError::Unexpected(_) => true,
+            MailboxError::Unreachable(_) | MailboxError::EpochChanged { .. } => true,
             MailboxError::Refusing(text) => text.starts_with("READONLY"),
             MailboxError::LifeChanged
             | MailboxError::Damaged
@@ -79,25 +77,28 @@ impl MailboxError {
             | MailboxError::TooManyDevices
             | MailboxError::Ahead
             | MailboxError::Skipped
-            | MailboxError::Unsuitable(_) => false,
+            | MailboxError::Unsuitable(_)
+            | MailboxError::Unexpected(_) => false,
         }
     }
 }
 
 impl From<RedisError> for MailboxError {
     fn from(error: RedisError) -> MailboxError {
-        match error.kind() {
-            ErrorKind::Server(ServerErrorKind::ResponseError) => MailboxError::Damaged,
-            ErrorKind::Server(_) => MailboxError::Refusing(error.to_string()),
-            ErrorKind::Extension => match error.code() {
-                Some("WRONGTYPE") => MailboxError::Damaged,
-                _ => MailboxError::Refusing(error.to_string()),
-            },
-            ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
-                MailboxError::Refusing(error.to_string())
+        match (error.kind(), error.code()) {
+            // A script or a counter that met what it cannot read; `repair` looks closer.
+            (ErrorKind::Server(ServerErrorKind::ResponseError), _) | (_, Some("WRONGTYPE")) => {
+                MailboxError::Damaged
             }
-            ErrorKind::Io => MailboxError::Unreachable(error.to_string()),
-            _ => MailboxError::Unexpected(error.to_string()),
+            (
+                ErrorKind::Server(_)
+                | ErrorKind::Extension
+                | ErrorKind::AuthenticationFailed
+                | ErrorKind::InvalidClientConfig,
+                _,
+            ) => MailboxError::Refusing(error.to_string()),
+            // A time-out, a closed connection, a reply that cannot be parsed.
+            _ => MailboxError::Unreachable(error.to_string()),
         }
     }
 }

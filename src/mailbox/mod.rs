@@ -18,7 +18,7 @@ mod scripts;
 mod store;
 
 pub use append::{Append, Appended};
-pub use device::{Acknowledge, Counters, Page, PageEntry, PageRequest, Register, Registered};
+pub use device::{Counters, Page, PageEntry, PageRequest, Register, Registered};
 pub use entry::{Entry, EventKey};
 pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;

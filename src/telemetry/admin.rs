@@ -136,3 +136,57 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Asks once and returns the whole answer as text.
+    async fn ask(address: std::net::SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_three_pages_are_served() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = Health::new();
+        let shutdown = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new());
+        let server = tokio::spawn(serve(listener, health.clone(), metrics, shutdown.clone()));
+
+        assert!(
+            ask(address, "GET /healthz")
+                .await
+                .starts_with("HTTP/1.1 200 ")
+        );
+        health.set("bus", Err("no NATS server answers".to_owned()));
+        let answer = ask(address, "GET /readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "));
+        let body = r#"{"reasons":{"bus":"no NATS server answers"},"status":"not ready"}"#;
+        assert!(answer.contains("content-type: application/json") && answer.ends_with(body));
+        health.set("bus", Ok(()));
+        let answer = ask(address, "GET /readyz?verbose").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(r#"{"status":"ready"}"#));
+
+        let answer = ask(address, "GET /metrics").await;
+        assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));
+        assert!(answer.contains("\ncatchup_connections 0\n"));
+        let answer = ask(address, "HEAD /metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"));
+        let answer = ask(address, "POST /metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD"));
+        assert!(ask(address, "GET /").await.starts_with("HTTP/1.1 404 "));
+
+        shutdown.cancel();
+        server.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}

@@ -1,4 +1,5 @@
--- Makes a damaged mailbox usable: a key of the wrong type, or a list without its counter.
+-- Makes a damaged mailbox usable: a key of the wrong type, a list without its counter, a field
+-- that cannot be read.
 -- KEYS: hash, normal list, high list (see prelude.lua).
 -- ARGV: 1 new life.
 -- Returns 1 where something was repaired, 0 where nothing was wrong.
@@ -23,6 +24,14 @@ for _, name in ipairs(LANES) do
       fields[counter .. name] = nil
       repaired = true
     end
+  end
+end
+for field, text in pairs(fields) do
+  local _, numbers = string.gsub(text, '%f[%d]%d+%f[^%d]', '')
+  if string.match(field, '^device:') and (numbers ~= 7 or string.find(text, '[^%d ]')) then
+    redis.call('HDEL', KEYS[1], field)
+    fields[field] = nil
+    repaired = true
   end
 end
 local lanes = read_lanes(fields)
