@@ -114,16 +114,28 @@ fn compare(
     wanted: &consumer::Config,
     found: &consumer::Config,
 ) -> Result<(), BusError> {
-    let mut filters = [wanted.filter_subjects.clone(), found.filter_subjects.clone()];
+    let mut filters = [
+        wanted.filter_subjects.clone(),
+        found.filter_subjects.clone(),
+    ];
     filters.iter_mut().for_each(|filters| filters.sort());
     let differs = [
-        ("filter_subject", wanted.filter_subject != found.filter_subject),
+        (
+            "filter_subject",
+            wanted.filter_subject != found.filter_subject,
+        ),
         ("filter_subjects", filters[0] != filters[1]),
         ("ack_policy", wanted.ack_policy != found.ack_policy),
         ("ack_wait", wanted.ack_wait != found.ack_wait),
         ("max_deliver", wanted.max_deliver != found.max_deliver),
-        ("max_ack_pending", wanted.max_ack_pending != found.max_ack_pending),
-        ("deliver_policy", wanted.deliver_policy != found.deliver_policy),
+        (
+            "max_ack_pending",
+            wanted.max_ack_pending != found.max_ack_pending,
+        ),
+        (
+            "deliver_policy",
+            wanted.deliver_policy != found.deliver_policy,
+        ),
         ("deliver_subject", found.deliver_subject.is_some()),
         ("headers_only", found.headers_only),
     ];
@@ -184,7 +196,10 @@ pub async fn next_stored(
     for filter in source.filters(&bus.names) {
         match stored(bus, &json!({ "seq": sequence, "next_by_subj": filter })).await {
             Ok(found) => {
-                if nearest.as_ref().is_none_or(|near| found.sequence < near.sequence) {
+                if nearest
+                    .as_ref()
+                    .is_none_or(|near| found.sequence < near.sequence)
+                {
                     nearest = Some(found);
                 }
             }

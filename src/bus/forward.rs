@@ -308,7 +308,13 @@ mod tests {
     use super::*;
 
     fn forward() -> Forward {
-        let spot = |lane, life| Some(Spot { lane, place: 7, life });
+        let spot = |lane, life| {
+            Some(Spot {
+                lane,
+                place: 7,
+                life,
+            })
+        };
         let recipient = |user: &str, payload, spot| Recipient {
             user: user.into(),
             payload,
@@ -319,8 +325,14 @@ mod tests {
             link_number: u64::MAX,
             epoch: Epoch::from_bytes([9; 20]),
             payloads: vec![
-                Payload { time_ms: 1, json: "{\"id\":\"é\"}".into() },
-                Payload { time_ms: 2, json: "".into() },
+                Payload {
+                    time_ms: 1,
+                    json: "{\"id\":\"é\"}".into(),
+                },
+                Payload {
+                    time_ms: 2,
+                    json: "".into(),
+                },
             ],
             recipients: vec![
                 recipient("ann", 0, spot(Lane::Normal, Some(Life(3)))),
@@ -332,7 +344,11 @@ mod tests {
     }
 
     fn messages() -> Vec<GatewayMessage> {
-        let empty = Forward { payloads: vec![], recipients: vec![], ..forward() };
+        let empty = Forward {
+            payloads: vec![],
+            recipients: vec![],
+            ..forward()
+        };
         let replace = Replace {
             user: "ann".into(),
             device: "phone".into(),
@@ -356,7 +372,11 @@ mod tests {
     fn the_length_is_never_above_what_was_foretold() {
         let forward = forward();
         let payloads = forward.payloads.iter().map(Payload::encoded_bytes).sum();
-        let recipients = forward.recipients.iter().map(Recipient::encoded_bytes).sum();
+        let recipients = forward
+            .recipients
+            .iter()
+            .map(Recipient::encoded_bytes)
+            .sum();
         let bytes = GatewayMessage::Forward(forward).encode();
         assert!(bytes.len() <= encoded_bytes(payloads, recipients));
     }
@@ -366,7 +386,10 @@ mod tests {
         for message in messages() {
             let bytes = message.encode();
             for length in 0..bytes.len() {
-                assert_eq!(GatewayMessage::decode(&bytes.slice(..length)), Err(InvalidForward));
+                assert_eq!(
+                    GatewayMessage::decode(&bytes.slice(..length)),
+                    Err(InvalidForward)
+                );
             }
             let mut longer = bytes.to_vec();
             longer.push(0);

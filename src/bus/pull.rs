@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::FutureExt as _;
+use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::{Bus, BusError, Source};

@@ -66,7 +66,9 @@ fn judge_headers(block: &[u8]) -> Result<(), Unreadable> {
     let mut lines = block.lines().peekable();
     let version = lines.next().and_then(|line| line.strip_prefix("NATS/1.0"));
     let status = version.ok_or(Unreadable::VersionLine)?.trim();
-    let status = status.split_once(' ').map_or(status, |(status, _)| status.trim());
+    let status = status
+        .split_once(' ')
+        .map_or(status, |(status, _)| status.trim());
     if !status.is_empty() && StatusCode::from_str(status).is_err() {
         return Err(Unreadable::VersionLine);
     }
