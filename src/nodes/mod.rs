@@ -1,1 +1,6 @@
-//! To be written.
+//! Who is alive, and who owns what: leases of gateways, heartbeats of workers.
+
+mod directory;
+pub mod lease;
+
+pub use directory::Directory;
