@@ -32,6 +32,7 @@ struct CommandLine {
 }
 
 /// A command with its flags.
+#[expect(clippy::large_enum_variant, reason = "one is made in a process")]
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Run the whole system on this machine, for development

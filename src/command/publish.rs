@@ -223,3 +223,75 @@ async fn connect(resolved: &Resolved) -> anyhow::Result<Bus> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+
+    fn try_prepare(flags: &[&str]) -> Result<Publication, String> {
+        let command = PublishArguments::augment_args(clap::Command::new("publish"));
+        let matches = command
+            .try_get_matches_from([&["publish"], flags].concat())
+            .unwrap();
+        let arguments = PublishArguments::from_arg_matches(&matches).unwrap();
+        let limits = Limits {
+            ttl_max: Duration::from_secs(60),
+        };
+        prepare(&arguments, &limits).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_body_is_the_contracts() {
+        let publication = try_prepare(&[
+            "--type",
+            "new_post",
+            "--to",
+            "ann,7",
+            "--data",
+            "{\"a\": 1.0e2}",
+        ])
+        .unwrap();
+        assert_eq!(
+            publication.body,
+            "{\"data\":{\"a\": 1.0e2},\"targetUserIds\":[\"ann\",\"7\"]}"
+        );
+        assert_eq!(publication.address, Address::new("new_post", None).unwrap());
+        assert_eq!(publication.message_id.len(), 36, "a UUID");
+
+        let flags = "--type a --key k --to ann --exclude bob --id i --priority high --ttl 60 \
+            --ephemeral --collapse-key c --data -5";
+        let publication = try_prepare(&flags.split_whitespace().collect::<Vec<_>>()).unwrap();
+        assert_eq!(
+            publication.body,
+            "{\"id\":\"i\",\"data\":-5,\"targetUserIds\":[\"ann\"],\"excludeUserId\":\"bob\",\
+             \"ttlSeconds\":60,\"priority\":\"high\",\"collapseKey\":\"c\",\"ephemeral\":true}"
+        );
+        assert_eq!(publication.address, Address::new("a", Some("k")).unwrap());
+        assert_eq!(publication.message_id, "i");
+    }
+
+    #[test]
+    fn a_bad_event_is_refused_before_anything_is_sent() {
+        for (flags, named) in [
+            ("--type a --data 1", "--to"),
+            ("--type a --to b --data {", "--data"),
+            ("--type a --to b --data 1,\"targetUserIds\":null", "--data"),
+            ("--type A --to b --data 1", "type: "),
+            ("--type a.b --to b --data 1", "type: "),
+            ("--type a --key b.c --to b --data 1", "key: "),
+            ("--type a --to b,,c --data 1", "targetUserIds: "),
+            ("--type a --to {b} --data 1", "targetUserIds: "),
+            ("--type a --to b --exclude {b} --data 1", "excludeUserId: "),
+            ("--type a --to b --id= --data 1", "id: "),
+            ("--type a --to b --ttl 61 --data 1", "ttlSeconds: "),
+            ("--type a --to b --ttl 0 --data 1", "ttlSeconds: "),
+            ("--type a --to b --priority low --data 1", "priority: "),
+            ("--type a --to b --collapse-key= --data 1", "collapseKey: "),
+        ] {
+            let error = try_prepare(&flags.split_whitespace().collect::<Vec<_>>()).unwrap_err();
+            assert!(error.contains(named), "{flags}: {error}");
+        }
+    }
+}

@@ -8,13 +8,13 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::http::StatusCode;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use tokio_util::sync::CancellationToken;
 
+use super::end::End;
 use super::frame::{Frame, Messages, Welcome, message_id, message_line};
 use super::recent::Recent;
 use super::status;
@@ -32,28 +32,6 @@ const FRAME_BYTES_MAX: usize = 1024 * 1024;
 const AWAY_MAX: Duration = Duration::from_secs(300);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-/// How a connection, or the attempt to make one, ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// As it was asked to.
-    Finished,
-    /// Coming back would not help; the text says why.
-    Refused(String),
-    /// Come back, after the delay if the gateway gave one.
-    Lost {
-        reason: String,
-        delay: Option<Duration>,
-    },
-}
-
-fn lost(reason: impl Into<String>) -> End {
-    let reason = reason.into();
-    End::Lost {
-        reason,
-        delay: None,
-    }
-}
 
 /// Where messages are printed; shared with the thread that does it.
 type Output = Arc<Mutex<Box<dyn io::Write + Send>>>;
@@ -104,7 +82,7 @@ impl Client {
         let mut socket = match connected {
             Ok(Ok(socket)) => socket,
             Ok(Err(end)) => return end,
-            Err(_) => return lost(format!("{} does not answer", self.target.shown())),
+            Err(_) => return End::lost(format!("{} does not answer", self.target.shown())),
         };
         let Err(end) = self.follow(&mut socket, shutdown).await;
         if end == End::Finished || matches!(end, End::Refused(_)) {
@@ -125,7 +103,7 @@ impl Client {
             Ok((socket, _)) => Ok(socket),
             Err(Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
-                Err(refusal(response.status(), body))
+                Err(End::from_refusal(response.status(), body))
             }
             // Its text holds the whole URL, and that may hold a token.
             Err(Error::Url(_)) => Err(End::Refused(format!(
@@ -134,7 +112,7 @@ impl Client {
             ))),
             Err(error) => {
                 let shown = self.target.shown();
-                Err(lost(format!("cannot connect to {shown}: {error}")))
+                Err(End::lost(format!("cannot connect to {shown}: {error}")))
             }
         }
     }
@@ -152,9 +130,9 @@ impl Client {
             };
             let message = match received {
                 Ok(Some(Ok(message))) => message,
-                Ok(Some(Err(error))) => return Err(lost(format!("connection lost: {error}"))),
-                Ok(None) => return Err(lost("connection lost")),
-                Err(_) => return Err(lost("no sign of life from the gateway")),
+                Ok(Some(Err(error))) => return Err(End::lost(format!("connection lost: {error}"))),
+                Ok(None) => return Err(End::lost("connection lost")),
+                Err(_) => return Err(End::lost("no sign of life from the gateway")),
             };
             match message {
                 Message::Text(text) => {
@@ -164,7 +142,9 @@ impl Client {
                         self.cursor = Some(cursor);
                     }
                 }
-                Message::Close(frame) => return Err(self.closed(frame)),
+                Message::Close(frame) => {
+                    return Err(End::from_close(frame, self.fault.take(), self.away));
+                }
                 // Pings are answered by the library; there are no binary frames.
                 _ => {}
             }
@@ -177,8 +157,9 @@ impl Client {
         text: &str,
         shutdown: &CancellationToken,
     ) -> Result<Option<String>, End> {
-        let frame = Frame::parse(text)
-            .map_err(|error| lost(format!("the gateway sent something unreadable: {error}")))?;
+        let frame = Frame::parse(text).map_err(|error| {
+            End::lost(format!("the gateway sent something unreadable: {error}"))
+        })?;
         match frame {
             Frame::Welcome(welcome) => {
                 self.welcome(welcome)?;
@@ -267,50 +248,6 @@ impl Client {
             Ok(Err(_)) | Err(_) => Err(End::Finished),
         }
     }
-
-    fn closed(&mut self, frame: Option<CloseFrame>) -> End {
-        let code = frame.as_ref().map_or(0, |frame| u16::from(frame.code));
-        let reason = frame
-            .map(|frame| frame.reason.to_string())
-            .unwrap_or_default();
-        let detail = self.fault.take().unwrap_or(reason);
-        let detail = if detail.is_empty() {
-            String::new()
-        } else {
-            format!(": {detail}")
-        };
-        let text = match code {
-            4001 => "unauthorised: give a valid --token",
-            4002 => "the gateway did not understand this client",
-            4003 => "this origin is not allowed",
-            4009 => "another client took over as this device: use another --device to have both",
-            _ => {
-                return End::Lost {
-                    reason: format!("closed by the gateway ({code}){detail}"),
-                    delay: self.away,
-                };
-            }
-        };
-        End::Refused(format!("{text} ({code}){detail}"))
-    }
-}
-
-/// What an answer other than an upgrade means.
-fn refusal(status: StatusCode, body: &[u8]) -> End {
-    let message = serde_json::from_slice::<serde_json::Value>(body).ok();
-    let message = message.as_ref().and_then(|body| body["message"].as_str());
-    let detail = message
-        .map(|message| format!(": {message}"))
-        .unwrap_or_default();
-    let number = status.as_u16();
-    let text = match number {
-        401 => "unauthorised: give a valid --token",
-        403 => "not allowed",
-        404 => "there is no gateway at this --url",
-        408 | 429 | 500.. => return lost(format!("refused for a while ({number}){detail}")),
-        _ => "refused",
-    };
-    End::Refused(format!("{text} ({number}){detail}"))
 }
 
 fn print_all(output: &Output, lines: &str) -> io::Result<()> {
@@ -323,8 +260,8 @@ async fn acknowledge(socket: &mut Socket, cursor: &str) -> Result<(), End> {
     let frame = json!({ "op": "ack", "cursor": cursor }).to_string();
     match timeout(SEND_SECONDS_MAX, socket.send(Message::text(frame))).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(lost(format!("connection lost: {error}"))),
-        Err(_) => Err(lost("the gateway does not read")),
+        Ok(Err(error)) => Err(End::lost(format!("connection lost: {error}"))),
+        Err(_) => Err(End::lost("the gateway does not read")),
     }
 }
 

@@ -5,11 +5,13 @@
 //! | `target` | where to connect: the URL, its query and the token |
 //! | `frame` | what a gateway sends, as far as a client must know it |
 //! | `client` | one connection after the other: receive, print, acknowledge |
+//! | `end` | how a connection ended, and whether to come back |
 //! | `recent` | which ids were seen, so that repeats are dropped |
 //! | `backoff` | how long to wait before the next attempt |
 
 mod backoff;
 mod client;
+mod end;
 mod frame;
 mod recent;
 mod target;
@@ -24,7 +26,8 @@ use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
-use self::client::{Client, End};
+use self::client::Client;
+use self::end::End;
 use self::target::Target;
 use super::{UsageError, one_line, process};
 use crate::config::{Role, Settings};
@@ -32,12 +35,15 @@ use crate::config::{Role, Settings};
 /// A connection that lasted this long is no failed attempt: the next delay is short again.
 const STEADY_SECONDS: Duration = Duration::from_secs(5);
 
+const HELP_AFTER: &str = "\
+Example: catchup listen --url ws://127.0.0.1:8080 --user ann
+
+Messages go to standard output, one JSON object a line; what happens to the connection goes to
+standard error.";
+
 /// Flags of `catchup listen`.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example: catchup listen --url ws://127.0.0.1:8080 --user ann\\n\\nMessages go to \\
-    standard output, one JSON object a line; what happens to the connection goes to standard error."
-)]
+#[command(after_help = HELP_AFTER)]
 pub struct ListenArguments {
     /// Gateway: ws://, wss://, http:// or https:// and host; /v1/ws is added where there is no path
     #[arg(long, value_name = "URL")]
