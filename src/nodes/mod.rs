@@ -1,1 +1,3 @@
-//! To be written.
+//! Who is alive, and who owns what.
+
+pub mod fleet;
