@@ -1,0 +1,1 @@
+//! Style that matters is a test.
