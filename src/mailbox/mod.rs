@@ -1,1 +1,32 @@
-//! To be written.
+//! The user's waiting messages in Redis (contract §5): keys, entry codec, scripts, typed calls.
+//!
+//! A mailbox is two lists with counters and one hash; the scripts' shared head,
+//! `scripts/prelude.lua`, says what the fields mean. A device is a cursor into it. Everything that
+//! reads and then writes is one `MULTI` or one script (invariant I6), and may be repeated.
+//!
+//! [`Store`] owns the connection. A [`Link`] is one TCP connection together with the epoch that
+//! was read on it before anything else, so that every result belongs to a known time line.
+
+mod append;
+mod device;
+mod entry;
+mod error;
+mod keys;
+mod link;
+mod reply;
+mod scripts;
+mod store;
+
+pub use append::{Append, Appended};
+pub use device::{Counters, Page, PageEntry, PageRequest, Register, Registered};
+pub use entry::{Entry, EventKey};
+pub use error::{ConfigError, MailboxError};
+pub use keys::Keys;
+pub use link::{Connection, ConnectionId, Link};
+pub use store::{Store, StoreConfig};
+
+/// Most devices of one user (contract §4).
+pub const DEVICES_MAX: usize = 16;
+/// Nothing is trimmed for this long after a change of epoch: two of the longest periods in which
+/// a gateway asserts its connections again, since the devices come back one by one.
+pub const TRIM_HOLD_SECONDS: u64 = 240;

@@ -1,6 +1,7 @@
 //! The opaque cursor: a position, bound to one user and one device.
 //!
-//! Layout, before base64url without padding (RFC 4648 §5): version (1 byte), epoch (20), life (8),
+//! Layout, before base64url without padding (RFC 4648 §5): version (1 byte), flags (1: `store_lost`
+//! was told), epoch (20), life (8),
 //! places normal, high, everyone's creation and sequence (8 each), time (8), owner (8); integers in
 //! big-endian order.
 
@@ -15,7 +16,7 @@ use super::position::{Epoch, Everyone, Life, Places, Position};
 pub const CURSOR_CHARACTERS_MAX: usize = 200;
 
 const VERSION: u8 = 1;
-const BYTES: usize = 1 + 20 + 8 + 4 * 8 + 8 + 8;
+const BYTES: usize = 1 + 1 + 20 + 8 + 4 * 8 + 8 + 8;
 
 /// A decoded cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +49,14 @@ impl Cursor {
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidCursor)?;
         let bytes: &[u8; BYTES] = bytes.as_slice().try_into().map_err(|_| InvalidCursor)?;
-        if bytes[0] != VERSION {
+        if bytes[0] != VERSION || bytes[1] > 1 {
             return Err(InvalidCursor);
         }
         let mut epoch = [0; 20];
-        epoch.copy_from_slice(&bytes[1..21]);
+        epoch.copy_from_slice(&bytes[2..22]);
         let number = |index: usize| {
             let mut number = [0; 8];
-            number.copy_from_slice(&bytes[21 + 8 * index..29 + 8 * index]);
+            number.copy_from_slice(&bytes[22 + 8 * index..30 + 8 * index]);
             u64::from_be_bytes(number)
         };
         Ok(Cursor {
@@ -70,6 +71,7 @@ impl Cursor {
                     },
                 },
                 time_ms: number(5),
+                store_lost_told: bytes[1] == 1,
             },
             owner: number(6),
         })
@@ -82,6 +84,7 @@ impl fmt::Display for Cursor {
         let places = &position.places;
         let mut bytes = Vec::with_capacity(BYTES);
         bytes.push(VERSION);
+        bytes.push(u8::from(position.store_lost_told));
         bytes.extend_from_slice(position.epoch.as_bytes());
         for number in [
             position.life.0,
@@ -123,6 +126,7 @@ mod tests {
                 },
             },
             time_ms: 5,
+            store_lost_told: true,
         };
         Cursor::new(position, "ann", "phone")
     }

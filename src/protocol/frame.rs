@@ -179,6 +179,7 @@ mod tests {
             life: Life(1),
             places: Places::default(),
             time_ms: 0,
+            store_lost_told: false,
         };
         Cursor::new(position, "ann", "default")
     }

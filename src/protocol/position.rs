@@ -124,4 +124,7 @@ pub struct Position {
     pub places: Places,
     /// When the newest message up to here was published, in milliseconds since 1970; 0 for none.
     pub time_ms: u64,
+    /// True from the frame on that told the device of a `store_lost` in this life: only an
+    /// acknowledgement of such a position settles what is owed.
+    pub store_lost_told: bool,
 }

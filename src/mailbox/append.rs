@@ -1,0 +1,368 @@
+//! Storing messages: one `MULTI` a batch, or one script an entry where it may be there already.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use redis::{RedisResult, Value};
+
+use super::link::{Connection, Link};
+use super::reply::{Reply, parse_connections, text_of};
+use super::{Entry, MailboxError, scripts};
+use crate::event::UserId;
+use crate::protocol::{Lane, Life};
+use crate::telemetry::{MailboxOperation, MessageOutcome};
+
+/// Most entries in one `MULTI`; a larger one would keep the server from everybody else.
+const BATCH_ENTRIES_MAX: usize = 256;
+/// Most bytes of entries in one `MULTI`, unless one entry alone is larger.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Most scripts under way at once.
+const SCRIPTS_MAX: usize = 256;
+
+/// One message for one user.
+#[derive(Debug, Clone)]
+pub struct Append {
+    pub user: UserId,
+    pub lane: Lane,
+    pub entry: Entry,
+}
+
+/// Where a message was stored, and where its user was connected at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    pub place: u64,
+    /// `None` where no device of the user was ever registered.
+    pub life: Option<Life>,
+    pub connections: Vec<Connection>,
+    /// True where it had been stored before.
+    pub repeated: bool,
+    /// How many older messages the cap pushed out for it.
+    pub evicted: u64,
+}
+
+type Outcome = Result<Appended, MailboxError>;
+
+impl Link {
+    /// Stores messages in the order given; results in the same order.
+    ///
+    /// Each `MULTI` gives places, lengths and connections in the atomic step that stores; what a
+    /// `register` cannot see in its first page therefore sees the connection. After the first
+    /// failure of a user, later ones of that user are not tried ([`MailboxError::Skipped`]).
+    pub async fn append(&self, batch: &[Append]) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.len());
+        let mut failed: HashSet<&UserId> = HashSet::new();
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(chunk_length(rest));
+            rest = after;
+            let chunk_outcomes = if self.is_broken() {
+                vec![Err(MailboxError::Unreachable("given up".to_owned())); chunk.len()]
+            } else {
+                self.append_chunk(chunk, &failed).await
+            };
+            for (append, outcome) in chunk.iter().zip(&chunk_outcomes) {
+                if outcome.is_err() {
+                    failed.insert(&append.user);
+                }
+            }
+            outcomes.extend(chunk_outcomes);
+        }
+        outcomes
+    }
+
+    async fn append_chunk(&self, chunk: &[Append], failed: &HashSet<&UserId>) -> Vec<Outcome> {
+        let tried: Vec<&Append> = (chunk.iter())
+            .filter(|append| !failed.contains(&append.user))
+            .collect();
+        let start = Instant::now();
+        let stored = self.multi(&tried).await;
+        let mut outcomes = match stored {
+            Ok(stored) => self.settle(&tried, stored).await,
+            Err(error) => vec![Err(error); tried.len()],
+        };
+        self.metrics()
+            .mailbox_operation(MailboxOperation::Append, start.elapsed().as_secs_f64());
+        self.repair_damaged(&tried, &mut outcomes).await;
+        let mut outcomes = outcomes.into_iter();
+        (chunk.iter())
+            .map(|append| match failed.contains(&append.user) {
+                true => Err(MailboxError::Skipped),
+                false => outcomes.next().unwrap_or(Err(MailboxError::Skipped)),
+            })
+            .collect()
+    }
+
+    /// The first half: counter, list and presence of every entry in one `MULTI`.
+    async fn multi(
+        &self,
+        batch: &[&Append],
+    ) -> Result<Vec<Result<Stored, MailboxError>>, MailboxError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().ignore_errors();
+        for append in batch {
+            let hash = self.keys().mailbox(append.user.as_str());
+            let name = lane_name(append.lane);
+            pipeline
+                .hincr(&hash, format!("last:{name}"), 1)
+                .rpush(self.list(append), append.entry.as_str())
+                .cmd("HMGET")
+                .arg(&hash)
+                .arg("connections")
+                .arg("life")
+                .arg(format!("expiry:{name}"));
+        }
+        let replies: Vec<RedisResult<Value>> = pipeline
+            .query_async(&mut self.raw())
+            .await
+            .map_err(|error| self.judge(error))?;
+        if replies.len() != 3 * batch.len() {
+            let text = format!("{} replies to {} commands", replies.len(), 3 * batch.len());
+            return Err(self.judge(MailboxError::Unreachable(text)));
+        }
+        let mut replies = replies.into_iter();
+        let mut stored = Vec::with_capacity(batch.len());
+        while let (Some(place), Some(length), Some(fields)) =
+            (replies.next(), replies.next(), replies.next())
+        {
+            // One failed command of three shifts the places: the mailbox is damaged, whatever
+            // the reason, and the repair looks at it.
+            stored.push(match (place, length, fields) {
+                (Ok(place), Ok(length), Ok(fields)) => Stored::read(place, length, fields),
+                (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+                    Err(self.judge(error))
+                }
+            });
+        }
+        Ok(stored)
+    }
+
+    /// The second half: expiries where a list is fresh or its expiry old, and the cap.
+    async fn settle(
+        &self,
+        batch: &[&Append],
+        stored: Vec<Result<Stored, MailboxError>>,
+    ) -> Vec<Outcome> {
+        let now_ms = wall_clock_ms();
+        let limits = self.limits();
+        let mut pipeline = redis::pipe();
+        let mut expiring = HashSet::new();
+        let mut capped: HashMap<(&UserId, Lane), u64> = HashMap::new();
+        for (append, stored) in batch.iter().zip(&stored) {
+            let Ok(stored) = stored else { continue };
+            let is_old = stored.expiry_ms.saturating_add(limits.ttl_ms) <= now_ms;
+            if stored.length > limits.cap {
+                capped.insert((&append.user, append.lane), 0);
+            } else if (stored.length == 1 || is_old) && expiring.insert((&append.user, append.lane))
+            {
+                let hash = self.keys().mailbox(append.user.as_str());
+                pipeline
+                    .cmd("PEXPIRE")
+                    .arg(self.list(append))
+                    .arg(2 * limits.ttl_ms)
+                    .cmd("HSET")
+                    .arg(&hash)
+                    .arg(format!("expiry:{}", lane_name(append.lane)))
+                    .arg(now_ms)
+                    .cmd("PEXPIRE")
+                    .arg(&hash)
+                    .arg(limits.hash_ttl_ms);
+            }
+        }
+        let result = async {
+            if !expiring.is_empty() {
+                let _: Vec<Value> = (pipeline.query_async(&mut self.raw()).await)
+                    .map_err(|error| self.judge(error))?;
+            }
+            self.evict(&mut capped).await
+        };
+        if let Err(error) = result.await {
+            // Stored, but without expiry or past the cap: the repeat puts it right.
+            return stored
+                .into_iter()
+                .map(|stored| stored.and_then(|_| Err(error.clone())))
+                .collect();
+        }
+        let count = stored.iter().filter(|stored| stored.is_ok()).count();
+        self.metrics().message(MessageOutcome::Stored, count as u64);
+        let mut finished = Vec::with_capacity(batch.len());
+        for (append, stored) in batch.iter().zip(stored) {
+            finished.push(stored.map(|stored| Appended {
+                place: stored.place,
+                life: stored.life,
+                connections: stored.connections,
+                repeated: false,
+                evicted: capped.remove(&(&append.user, append.lane)).unwrap_or(0),
+            }));
+        }
+        finished
+    }
+
+    async fn evict(&self, capped: &mut HashMap<(&UserId, Lane), u64>) -> Result<(), MailboxError> {
+        let limits = self.limits();
+        let calls: FuturesUnordered<_> = (capped.iter_mut())
+            .map(async |((user, lane), evicted)| {
+                let mut script = self.script(&scripts::SETTLE, user);
+                script
+                    .arg(lane_number(*lane))
+                    .arg(limits.ttl_ms)
+                    .arg(limits.hash_ttl_ms)
+                    .arg(limits.cap);
+                let count = script.invoke_async::<u64>(&mut self.raw()).await;
+                *evicted = count.map_err(|error| self.judge(error))?;
+                self.metrics().message(MessageOutcome::Evicted, *evicted);
+                Ok(())
+            })
+            .collect();
+        let results: Vec<Result<(), MailboxError>> = calls.collect().await;
+        results.into_iter().collect()
+    }
+
+    async fn repair_damaged(&self, batch: &[&Append], outcomes: &mut [Outcome]) {
+        let mut seen = HashSet::new();
+        for (append, outcome) in batch.iter().zip(outcomes) {
+            if matches!(outcome, Err(MailboxError::Damaged))
+                && seen.insert(&append.user)
+                && let Err(error) = self.repair(&append.user).await
+            {
+                *outcome = Err(error);
+            }
+        }
+    }
+
+    /// Stores messages that may be there already: redelivered events, unknown outcomes, and all
+    /// events on a young link. Repeatable; order within a user is kept, results in the order given.
+    pub async fn append_once(&self, batch: &[Append]) -> Vec<Outcome> {
+        let mut by_user: HashMap<&UserId, Vec<usize>> = HashMap::new();
+        for (index, append) in batch.iter().enumerate() {
+            by_user.entry(&append.user).or_default().push(index);
+        }
+        let mut outcomes: Vec<Outcome> = vec![Err(MailboxError::Skipped); batch.len()];
+        let mut calls = futures_util::stream::iter(by_user.into_values())
+            .map(async |indexes| {
+                let mut done = Vec::with_capacity(indexes.len());
+                for index in indexes {
+                    let outcome = self.append_one(&batch[index]).await;
+                    let failed = outcome.is_err();
+                    done.push((index, outcome));
+                    if failed {
+                        break;
+                    }
+                }
+                done
+            })
+            .buffer_unordered(SCRIPTS_MAX);
+        while let Some(done) = calls.next().await {
+            for (index, outcome) in done {
+                outcomes[index] = outcome;
+            }
+        }
+        outcomes
+    }
+
+    async fn append_one(&self, append: &Append) -> Outcome {
+        let limits = self.limits();
+        let mut script = self.script(&scripts::APPEND_ONCE, &append.user);
+        script
+            .arg(self.epoch().to_string())
+            .arg(lane_number(append.lane))
+            .arg(append.entry.as_str())
+            .arg(limits.ttl_ms)
+            .arg(limits.hash_ttl_ms)
+            .arg(limits.cap);
+        let mut reply: Reply = self
+            .call(MailboxOperation::AppendOnce, &append.user, &script)
+            .await?;
+        let appended = Appended {
+            place: reply.number()?,
+            life: parse_life(&reply.text()?),
+            connections: parse_connections(&reply.text()?),
+            repeated: reply.number()? == 1,
+            evicted: reply.number()?,
+        };
+        let outcome = match appended.repeated {
+            true => MessageOutcome::Duplicate,
+            false => MessageOutcome::Stored,
+        };
+        self.metrics().message(outcome, 1);
+        self.metrics()
+            .message(MessageOutcome::Evicted, appended.evicted);
+        Ok(appended)
+    }
+
+    fn list(&self, append: &Append) -> String {
+        match append.lane {
+            Lane::Normal => self.keys().normal(append.user.as_str()),
+            Lane::High => self.keys().high(append.user.as_str()),
+        }
+    }
+}
+
+/// What a `MULTI` says of one entry.
+struct Stored {
+    place: u64,
+    length: u64,
+    connections: Vec<Connection>,
+    life: Option<Life>,
+    /// When the list's expiry was last set, milliseconds since 1970; 0 for never.
+    expiry_ms: u64,
+}
+
+impl Stored {
+    fn read(place: Value, length: Value, fields: Value) -> Result<Stored, MailboxError> {
+        let mut reply = Reply::new(vec![place, length, fields]);
+        let place = reply.number()?;
+        let length = reply.number()?;
+        let mut fields = reply.array()?;
+        let connections = parse_connections(&text_of(fields.value()?)?);
+        let life = parse_life(&fields.text()?);
+        let expiry_ms = fields.text()?.parse().unwrap_or(0);
+        if length > place {
+            return Err(MailboxError::Damaged);
+        }
+        Ok(Stored {
+            place,
+            length,
+            connections,
+            life,
+            expiry_ms,
+        })
+    }
+}
+
+pub(super) fn parse_life(text: &str) -> Option<Life> {
+    text.parse().ok().map(Life)
+}
+
+fn lane_number(lane: Lane) -> u8 {
+    match lane {
+        Lane::Normal => 1,
+        Lane::High => 2,
+    }
+}
+
+fn lane_name(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Normal => "normal",
+        Lane::High => "high",
+    }
+}
+
+fn chunk_length(batch: &[Append]) -> usize {
+    let mut bytes = 0;
+    let fits = batch.iter().take(BATCH_ENTRIES_MAX).take_while(|append| {
+        bytes += append.entry.as_str().len();
+        bytes <= BATCH_BYTES_MAX
+    });
+    fits.count().max(1)
+}
+
+/// Only decides when an expiry is set again; Redis's own clock judges the messages.
+fn wall_clock_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    elapsed.map_or(0, |elapsed| elapsed.as_millis() as u64)
+}

@@ -1,0 +1,42 @@
+//! Every Redis key, in one place.
+
+/// The names of contract §5, with the namespace before them.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub fn new(namespace: &str) -> Keys {
+        let prefix = match namespace {
+            "" => String::new(),
+            name => format!("{name}:"),
+        };
+        Keys { prefix }
+    }
+
+    /// The hash: connections, cursors, counters.
+    pub fn mailbox(&self, user: &str) -> String {
+        format!("{}mailbox:{{{user}}}", self.prefix)
+    }
+
+    /// The list of waiting messages with normal priority.
+    pub fn normal(&self, user: &str) -> String {
+        format!("{}offline_messages:{{{user}}}", self.prefix)
+    }
+
+    /// The list of waiting messages with high priority.
+    pub fn high(&self, user: &str) -> String {
+        format!("{}offline_messages:{{{user}}}:high", self.prefix)
+    }
+
+    /// The set of users connected to a node.
+    pub fn online_users(&self, node: &str) -> String {
+        format!("{}online_users:{node}", self.prefix)
+    }
+
+    /// A gateway's lease.
+    pub fn node(&self, node: &str) -> String {
+        format!("{}node:{node}", self.prefix)
+    }
+}

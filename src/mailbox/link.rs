@@ -1,0 +1,246 @@
+//! One connection to Redis, together with the epoch that was read on it first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{ScriptInvocation, Value};
+
+use super::reply::{Reply, parse_connections, text_of};
+use super::store::{Limits, StoreConfig};
+use super::{Keys, MailboxError, scripts};
+use crate::event::UserId;
+use crate::protocol::{Epoch, Life};
+use crate::telemetry::{MailboxOperation, Metrics};
+
+/// For this long after a connection was made, appends look for the entry first: what was in
+/// flight on the connection before may have been carried out.
+const YOUNG_SECONDS: u64 = 60;
+
+/// Where a device is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    pub device: String,
+    pub node: String,
+    /// The process of that node which holds the socket.
+    pub incarnation: String,
+    /// The connection's number within the process.
+    pub number: u64,
+    /// Given by Redis; of two connections of one device the greater is the newer.
+    pub order: u64,
+}
+
+/// Which connection of which process a call speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionId {
+    pub node: Arc<str>,
+    pub incarnation: Arc<str>,
+    pub number: u64,
+}
+
+/// A connection with its epoch; clones share it. It never reconnects by itself: what follows a
+/// broken connection may belong to another time line.
+#[derive(Clone)]
+pub struct Link {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connection: MultiplexedConnection,
+    epoch: Epoch,
+    made: Instant,
+    broken: AtomicBool,
+    keys: Keys,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+}
+
+impl Link {
+    pub(super) fn new(
+        connection: MultiplexedConnection,
+        epoch: Epoch,
+        config: &StoreConfig,
+        metrics: Arc<Metrics>,
+    ) -> Link {
+        Link {
+            inner: Arc::new(Inner {
+                connection,
+                epoch,
+                made: Instant::now(),
+                broken: AtomicBool::new(false),
+                keys: Keys::new(&config.namespace),
+                limits: config.limits(),
+                metrics,
+            }),
+        }
+    }
+
+    /// The time line that every result of this link belongs to.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.epoch
+    }
+
+    /// True in the first minute: appends must use [`Link::append_once`].
+    pub fn is_young(&self) -> bool {
+        self.inner.made.elapsed() < Duration::from_secs(YOUNG_SECONDS)
+    }
+
+    /// True once a call failed in a way that makes this link useless. The store makes another.
+    pub fn is_broken(&self) -> bool {
+        self.inner.broken.load(Ordering::Acquire)
+    }
+
+    /// The connection itself, for keys that are not a mailbox's (leases, `online_users`).
+    pub fn raw(&self) -> MultiplexedConnection {
+        self.inner.connection.clone()
+    }
+
+    /// The names of the keys.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Notes what an error means for this link. Every error of a call goes through here.
+    pub fn judge(&self, error: impl Into<MailboxError>) -> MailboxError {
+        let error = error.into();
+        if error.breaks_link() && !self.inner.broken.swap(true, Ordering::AcqRel) {
+            tracing::warn!("a Redis connection is given up: {error}");
+        }
+        error
+    }
+
+    /// Where the users are connected, in the order asked. At most a few thousand users a call.
+    pub async fn connections(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<Vec<Connection>>, MailboxError> {
+        let mut pipeline = redis::pipe();
+        for user in users {
+            pipeline.hget(self.keys().mailbox(user.as_str()), "connections");
+        }
+        let replies: Vec<Value> = self
+            .timed(MailboxOperation::Presence, async {
+                pipeline.query_async(&mut self.raw()).await
+            })
+            .await?;
+        replies
+            .into_iter()
+            .map(|reply| Ok(parse_connections(&text_of(reply)?)))
+            .collect()
+    }
+
+    /// Removes all connections of one gateway process from a user's mailbox; `drop_node` of the
+    /// design. Compare and delete: other processes' connections stay.
+    pub async fn drop_node(
+        &self,
+        user: &UserId,
+        node: &str,
+        incarnation: &str,
+    ) -> Result<(), MailboxError> {
+        let mut script = scripts::UNREGISTER.key(self.keys().mailbox(user.as_str()));
+        script.arg(node).arg(incarnation).arg("");
+        self.run(MailboxOperation::DropNode, user, &script).await?;
+        Ok(())
+    }
+
+    /// Runs a script whose reply begins with a status.
+    pub(super) async fn call(
+        &self,
+        operation: MailboxOperation,
+        user: &UserId,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<Reply, MailboxError> {
+        match Reply::with_status(self.run(operation, user, script).await?) {
+            Err(MailboxError::Damaged) => {
+                self.repair(user).await?;
+                let value = self.run(operation, user, script).await?;
+                Reply::with_status(value).map_err(|error| self.judge(error))
+            }
+            other => other.map_err(|error| self.judge(error)),
+        }
+    }
+
+    /// Runs a script; where a key of the mailbox is damaged, repairs it and runs it once more.
+    pub(super) async fn run(
+        &self,
+        operation: MailboxOperation,
+        user: &UserId,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<Value, MailboxError> {
+        let attempt = async || {
+            self.timed(operation, async {
+                script.invoke_async(&mut self.raw()).await
+            })
+            .await
+        };
+        match attempt().await {
+            Err(MailboxError::Damaged) => {
+                self.repair(user).await?;
+                attempt().await
+            }
+            other => other,
+        }
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: MailboxOperation,
+        call: impl Future<Output = Result<T, redis::RedisError>>,
+    ) -> Result<T, MailboxError> {
+        let start = Instant::now();
+        let result = call.await;
+        self.metrics()
+            .mailbox_operation(operation, start.elapsed().as_secs_f64());
+        result.map_err(|error| self.judge(error))
+    }
+
+    /// Makes a damaged mailbox usable again and says so; every device of it is owed `store_lost`.
+    pub(super) async fn repair(&self, user: &UserId) -> Result<(), MailboxError> {
+        let mut script = self.script(&scripts::REPAIR, user);
+        script.arg(random_life().0.to_string());
+        let repaired: i64 = script
+            .invoke_async(&mut self.raw())
+            .await
+            .map_err(|error| self.judge(error))?;
+        if repaired == 0 {
+            return Err(MailboxError::Unexpected(
+                "a mailbox cannot be used, and nothing was found to repair".to_owned(),
+            ));
+        }
+        tracing::error!(
+            user = user.as_str(),
+            "repaired a damaged mailbox; keys of a wrong type were renamed to …:damaged"
+        );
+        Ok(())
+    }
+
+    /// A script with the three keys of a user's mailbox.
+    pub(super) fn script<'a>(
+        &self,
+        script: &'a redis::Script,
+        user: &UserId,
+    ) -> ScriptInvocation<'a> {
+        let keys = self.keys();
+        let mut invocation = script.prepare_invoke();
+        invocation
+            .key(keys.mailbox(user.as_str()))
+            .key(keys.normal(user.as_str()))
+            .key(keys.high(user.as_str()));
+        invocation
+    }
+}
+
+/// A life for a mailbox that has none. Never zero.
+pub(super) fn random_life() -> Life {
+    // The second half of a version 7 UUID is random but for two bits (RFC 9562 §5.7).
+    Life(uuid::Uuid::now_v7().as_u64_pair().1)
+}

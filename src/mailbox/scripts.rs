@@ -1,0 +1,26 @@
+//! The Lua scripts, each with the shared prelude before it.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("scripts/prelude.lua"),
+                "\n",
+                include_str!(concat!("scripts/", $file))
+            ))
+        });
+    };
+}
+
+script!(ACK, "ack.lua");
+script!(APPEND_ONCE, "append_once.lua");
+script!(PAGE, "page.lua");
+script!(REASSERT, "reassert.lua");
+script!(REGISTER, "register.lua");
+script!(REPAIR, "repair.lua");
+script!(SETTLE, "settle.lua");
+script!(UNREGISTER, "unregister.lua");

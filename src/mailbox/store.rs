@@ -1,0 +1,276 @@
+//! The Redis server: one current connection, made anew when it broke.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::{ConfigError, Link, MailboxError, TRIM_HOLD_SECONDS};
+use crate::protocol::Epoch;
+use crate::telemetry::Metrics;
+
+/// Longest wait for one reply. A reply that comes later is lost: its outcome is unknown.
+const REPLY_SECONDS_MAX: u64 = 2;
+/// Longest wait for a connection.
+const CONNECT_SECONDS_MAX: u64 = 2;
+/// Commands written to the socket at once.
+const PIPELINE_COMMANDS: usize = 1024;
+/// Waits between attempts to connect: doubled from the first to the last.
+const BACKOFF_MILLISECONDS_MIN: u64 = 50;
+const BACKOFF_MILLISECONDS_MAX: u64 = 2_000;
+/// The hash with the cursors is kept at least this long.
+const HASH_SECONDS_MIN: u64 = 7 * 24 * 3600;
+
+/// How to reach the store, and what it holds.
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// `redis://[user[:password]@]host[:port][/database]`. A secret: never log it.
+    pub url: String,
+    pub namespace: String,
+    /// How long a message waits; at least a second.
+    pub ttl: Duration,
+    /// Most messages waiting in one lane of one user.
+    pub cap: u64,
+    /// See [`TRIM_HOLD_SECONDS`].
+    pub trim_hold: Duration,
+}
+
+impl StoreConfig {
+    /// The contract's defaults for a store at `url`.
+    pub fn new(url: &str) -> StoreConfig {
+        StoreConfig {
+            url: url.to_owned(),
+            namespace: String::new(),
+            ttl: Duration::from_secs(24 * 3600),
+            cap: 1000,
+            trim_hold: Duration::from_secs(TRIM_HOLD_SECONDS),
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let milliseconds =
+            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 16);
+        let ttl_ms = milliseconds(self.ttl);
+        Limits {
+            ttl_ms,
+            hash_ttl_ms: (ttl_ms * 7).max(HASH_SECONDS_MIN * 1000),
+            cap: self.cap,
+            trim_hold_ms: milliseconds(self.trim_hold),
+        }
+    }
+}
+
+/// What the scripts are told with every call.
+pub(super) struct Limits {
+    pub ttl_ms: u64,
+    pub hash_ttl_ms: u64,
+    pub cap: u64,
+    pub trim_hold_ms: u64,
+}
+
+/// One Redis or Valkey server; clones share the connection.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    config: StoreConfig,
+    metrics: Arc<Metrics>,
+    current: RwLock<Option<Link>>,
+    attempts: Mutex<Attempts>,
+}
+
+struct Attempts {
+    next: Instant,
+    wait: Duration,
+}
+
+impl Store {
+    /// Reads the address; does not connect.
+    pub fn open(config: StoreConfig, metrics: Arc<Metrics>) -> Result<Store, ConfigError> {
+        // The library's text may repeat the URL with its password.
+        let invalid = |_| ConfigError("expected redis://[user[:password]@]host[:port]".to_owned());
+        let info = config
+            .url
+            .as_str()
+            .into_connection_info()
+            .map_err(invalid)?
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = Client::open(info).map_err(invalid)?;
+        Ok(Store {
+            inner: Arc::new(Inner {
+                client,
+                config,
+                metrics,
+                current: RwLock::new(None),
+                attempts: Mutex::new(Attempts {
+                    next: Instant::now(),
+                    wait: Duration::from_millis(BACKOFF_MILLISECONDS_MIN),
+                }),
+            }),
+        })
+    }
+
+    /// The current connection, if it is not known to be broken.
+    pub fn link(&self) -> Option<Link> {
+        let current = self.inner.current.read();
+        let current = current.unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().filter(|link| !link.is_broken()).cloned()
+    }
+
+    /// The current connection, or one new attempt. Attempts of all callers together are spaced by
+    /// a growing wait, so a caller may simply ask again after an error.
+    pub async fn connect(&self) -> Result<Link, MailboxError> {
+        if let Some(link) = self.link() {
+            return Ok(link);
+        }
+        let mut attempts = self.inner.attempts.lock().await;
+        if let Some(link) = self.link() {
+            return Ok(link);
+        }
+        tokio::time::sleep_until(attempts.next).await;
+        match self.attempt().await {
+            Ok(link) => {
+                attempts.wait = Duration::from_millis(BACKOFF_MILLISECONDS_MIN);
+                attempts.next = Instant::now() + attempts.wait;
+                let mut current =
+                    (self.inner.current.write()).unwrap_or_else(PoisonError::into_inner);
+                *current = Some(link.clone());
+                Ok(link)
+            }
+            Err(error) => {
+                attempts.wait =
+                    (attempts.wait * 2).min(Duration::from_millis(BACKOFF_MILLISECONDS_MAX));
+                attempts.next = Instant::now() + attempts.wait;
+                Err(error)
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<Link, MailboxError> {
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(Some(Duration::from_secs(REPLY_SECONDS_MAX)))
+            .set_connection_timeout(Some(Duration::from_secs(CONNECT_SECONDS_MAX)))
+            .set_pipeline_buffer_size(PIPELINE_COMMANDS);
+        let mut connection = (self.inner.client)
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let epoch = inspect(&mut connection).await?;
+        let metrics = Arc::clone(&self.inner.metrics);
+        Ok(Link::new(connection, epoch, &self.inner.config, metrics))
+    }
+}
+
+/// Reads the epoch and makes sure that the server can keep the promise.
+async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, MailboxError> {
+    let replication: String = redis::cmd("INFO")
+        .arg("replication")
+        .query_async(connection)
+        .await?;
+    if field(&replication, "role") != Some("master") {
+        return Err(MailboxError::Refusing(
+            "READONLY: the address leads to a replica; give the primary's".to_owned(),
+        ));
+    }
+    let epoch = field(&replication, "master_replid")
+        .and_then(|hex| Epoch::from_hex(hex).ok())
+        .ok_or_else(|| MailboxError::Unsuitable("the server gives no master_replid".to_owned()))?;
+
+    let server: String = redis::cmd("INFO")
+        .arg("server")
+        .query_async(connection)
+        .await?;
+    check_version(&server)?;
+
+    check_setting(connection, "maxmemory-policy", "noeviction").await?;
+    if let Err(error) = check_setting(connection, "appendonly", "yes").await {
+        tracing::warn!("{error}: what waits is lost when Redis ends");
+    }
+    Ok(epoch)
+}
+
+/// Compares one setting of the server. A managed service may forbid CONFIG; then the operator has
+/// to know it.
+async fn check_setting(
+    connection: &mut MultiplexedConnection,
+    name: &str,
+    wanted: &str,
+) -> Result<(), MailboxError> {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("GET").arg(name);
+    let reply: Result<Vec<String>, _> = command.query_async(connection).await;
+    match reply.as_deref() {
+        Ok([_, value]) if value != wanted => Err(MailboxError::Unsuitable(format!(
+            "Redis has {name} {value} and may lose messages: set it to {wanted}"
+        ))),
+        Ok(_) => Ok(()),
+        Err(_) => {
+            tracing::warn!("Redis does not show its {name}: it must be {wanted}");
+            Ok(())
+        }
+    }
+}
+
+/// Redis 7.0 or newer, Valkey 8 or newer (contract §6).
+fn check_version(server: &str) -> Result<(), MailboxError> {
+    let (name, version, major_min) = match field(server, "valkey_version") {
+        Some(version) => ("Valkey", version, 8),
+        None => ("Redis", field(server, "redis_version").unwrap_or("0"), 7),
+    };
+    let major: u32 = version
+        .split('.')
+        .next()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    if major < major_min {
+        return Err(MailboxError::Unsuitable(format!(
+            "{name} {version} is too old: use Redis 7.0 or newer, or Valkey 8 or newer"
+        )));
+    }
+    Ok(())
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_refused() {
+        for (info, fits) in [
+            ("redis_version:7.0.15\r\n", true),
+            ("redis_version:6.2.14\r\n", false),
+            (
+                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n",
+                true,
+            ),
+            (
+                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:7.2.5\r\n",
+                false,
+            ),
+            ("", false),
+        ] {
+            assert_eq!(check_version(info).is_ok(), fits, "{info}");
+        }
+    }
+
+    #[test]
+    fn an_address_error_never_repeats_the_password() {
+        let config = StoreConfig::new("http://ann:secret@host");
+        let Err(error) = Store::open(config, Arc::new(Metrics::new())) else {
+            panic!("an HTTP address was accepted");
+        };
+        assert!(!error.to_string().contains("secret"));
+    }
+}
