@@ -1,1 +1,33 @@
-//! To be written.
+//! NATS: subjects, streams, consumers and the messages between workers and gateways (contract §6).
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `names` | every stream, consumer and subject, with the namespace in front |
+//! | `connect` | a connection that is kept, and what is known about it |
+//! | `streams` | `EVENTS` and `DEAD_LETTERS`: made, or compared with what the server has |
+//! | `consumers` | one durable consumer a partition and one for what has no partition |
+//! | `pull` | pull requests and what the server answers |
+//! | `unreadable` | which stored messages the client library cannot read |
+//! | `forward` | the messages to a gateway, as bytes |
+
+mod connect;
+mod consumers;
+mod error;
+mod forward;
+mod names;
+mod pull;
+mod streams;
+mod unreadable;
+
+pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
+pub use consumers::{
+    ACK_WAIT, Pending, Source, assert_consumers, next_stored, pending, remove_stored,
+};
+pub use error::BusError;
+pub use forward::{
+    Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot, encoded_bytes,
+};
+pub use names::{Names, PARTITIONS};
+pub use pull::{Delivery, Pull, Pulled};
+pub use streams::{EventsStream, assert_streams};
+pub use unreadable::{StoredMessage, Unreadable, judge};

@@ -1,0 +1,255 @@
+//! The streams `EVENTS` and `DEAD_LETTERS`: made where they are missing, else compared with what
+//! the server has.
+//!
+//! Configurations are JSON values here, not the client library's type: a stream is widened by
+//! sending back what the server had, with fields the library may not know.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::{info, warn};
+
+use super::{Bus, BusError};
+
+/// `EVENTS` keeps messages this much longer than they may wait, so that mailboxes can be rebuilt
+/// from it (contract §6).
+const EVENTS_AGE_MARGIN: Duration = Duration::from_secs(3600);
+/// A publish with a `Nats-Msg-Id` may be repeated for this long (contract §3).
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+const DEAD_LETTERS_AGE_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
+const DEAD_LETTERS_MAX: u64 = 1_000_000;
+
+/// What the workers need to know of `EVENTS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventsStream {
+    /// When it was made, in milliseconds since 1970: with a sequence it names an event for good.
+    pub creation_ms: u64,
+}
+
+/// Sees to it that both streams exist as the contract asks; `ttl` is how long messages wait.
+///
+/// # Errors
+///
+/// [`BusError::Unsuitable`] where a stream exists and differs in what cannot be changed.
+pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, BusError> {
+    let names = &bus.names;
+    let [transform_source, transform_destination] = names.partition_transform();
+    let events = Wanted {
+        name: names.events_stream(),
+        age: ttl.saturating_add(EVENTS_AGE_MARGIN),
+        config: json!({
+            "subjects": names.events_subjects(),
+            "subject_transform": { "src": transform_source, "dest": transform_destination },
+            "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
+            "deny_delete": false,
+            "no_ack": false,
+        }),
+        only_when_made: json!({}),
+    };
+    let dead_letters = Wanted {
+        name: names.dead_letters_stream(),
+        age: DEAD_LETTERS_AGE_MAX,
+        config: json!({ "subjects": [names.dead_letters_subjects()], "no_ack": false }),
+        only_when_made: json!({
+            "max_msgs": DEAD_LETTERS_MAX,
+            "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
+        }),
+    };
+    dead_letters.make_or_compare(bus).await?;
+    let found = events.make_or_compare(bus).await?;
+    let found = events.widen(bus, found).await?;
+    for limit in ["max_msgs", "max_bytes"] {
+        if found.config[limit].as_i64().unwrap_or(-1) > 0 {
+            warn!(
+                stream = events.name,
+                limit, "the stream may drop events before they are routed: remove the limit"
+            );
+        }
+    }
+    let created = OffsetDateTime::parse(&found.created, &Rfc3339)
+        .map_err(|error| BusError::Unreachable(format!("creation of the stream: {error}")))?;
+    Ok(EventsStream {
+        creation_ms: u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
+    })
+}
+
+/// A stream as it is asked for.
+struct Wanted {
+    name: String,
+    age: Duration,
+    /// Fields that must be as they are here, also in a stream that an operator made.
+    config: Value,
+    only_when_made: Value,
+}
+
+/// A stream as the server has it.
+#[derive(Deserialize)]
+struct Found {
+    config: Value,
+    /// RFC 3339.
+    created: String,
+}
+
+impl Wanted {
+    async fn make_or_compare(&self, bus: &Bus) -> Result<Found, BusError> {
+        let found = match call(bus, "INFO", &self.name, &json!({})).await {
+            Err(BusError::NotFound(_)) => self.make(bus).await?,
+            found => found?,
+        };
+        self.compare(&found.config)?;
+        Ok(found)
+    }
+
+    async fn make(&self, bus: &Bus) -> Result<Found, BusError> {
+        let mut config = json!({
+            "name": self.name,
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "num_replicas": 1,
+            "max_age": nanoseconds(self.age),
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+        });
+        for part in [&self.config, &self.only_when_made] {
+            if let (Some(config), Some(part)) = (config.as_object_mut(), part.as_object()) {
+                config.extend(part.clone());
+            }
+        }
+        match call(bus, "CREATE", &self.name, &config).await {
+            Ok(found) => {
+                info!(stream = self.name, "made the stream");
+                Ok(found)
+            }
+            // Another worker may have made it at the same moment, with another age.
+            Err(BusError::Unreachable(reason)) => call(bus, "INFO", &self.name, &json!({}))
+                .await
+                .map_err(|_| BusError::Unreachable(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Servers drop what they do not know in silence, so the answer is compared field by field.
+    fn compare(&self, found: &Value) -> Result<(), BusError> {
+        let retention = json!({ "retention": "limits" });
+        for wanted in [&self.config, &retention] {
+            for (field, wanted) in wanted.as_object().into_iter().flatten() {
+                let found = &found[field];
+                if !is_same(field, wanted, found) {
+                    return Err(BusError::Unsuitable(format!(
+                        "the NATS stream {} has {field} = {found}, expected {wanted}: change or \
+                         remove the stream, or use another CATCHUP_NAMESPACE",
+                        self.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets messages live at least as long as asked; never shortens what an operator chose.
+    async fn widen(&self, bus: &Bus, found: Found) -> Result<Found, BusError> {
+        let wanted = nanoseconds(self.age);
+        let is_enough = |config: &Value| {
+            let age = config["max_age"].as_u64().unwrap_or(0);
+            age == 0 || age >= wanted
+        };
+        if is_enough(&found.config) {
+            return Ok(found);
+        }
+        let mut config = found.config;
+        config["max_age"] = json!(wanted);
+        let found = call(bus, "UPDATE", &self.name, &config).await?;
+        self.compare(&found.config)?;
+        if !is_enough(&found.config) {
+            return Err(BusError::Unsuitable(format!(
+                "the NATS stream {} has max_age = {}, expected at least {wanted} (nanoseconds)",
+                self.name, found.config["max_age"]
+            )));
+        }
+        info!(stream = self.name, "widened the age of the stream");
+        Ok(found)
+    }
+}
+
+fn is_same(field: &str, wanted: &Value, found: &Value) -> bool {
+    match field {
+        "subjects" => {
+            let set = |value: &Value| -> BTreeSet<String> {
+                let subjects = value.as_array().into_iter().flatten();
+                subjects
+                    .filter_map(|subject| subject.as_str().map(str::to_owned))
+                    .collect()
+            };
+            set(wanted) == set(found)
+        }
+        // A longer window only remembers more.
+        "duplicate_window" => found.as_u64() >= wanted.as_u64(),
+        // Servers leave out what is off.
+        _ => wanted == found || (wanted == &json!(false) && found.is_null()),
+    }
+}
+
+async fn call(bus: &Bus, verb: &str, stream: &str, payload: &Value) -> Result<Found, BusError> {
+    let subject = format!("STREAM.{verb}.{stream}");
+    let response: Response<Found> = bus.jetstream.request(subject.clone(), payload).await?;
+    match response {
+        Response::Ok(found) => Ok(found),
+        Response::Err { error } => Err(BusError::from_api(&subject, &error)),
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(i64::MAX as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            name: "EVENTS".into(),
+            age: Duration::from_secs(1),
+            config: json!({
+                "subjects": ["a", "b"],
+                "subject_transform": { "src": "x", "dest": "y" },
+                "duplicate_window": 5,
+                "no_ack": false,
+            }),
+            only_when_made: json!({}),
+        }
+    }
+
+    #[test]
+    fn what_comes_back_as_asked_passes() {
+        let mut found = json!({
+            "subjects": ["b", "a"],
+            "subject_transform": { "src": "x", "dest": "y" },
+            "duplicate_window": 9,
+            "retention": "limits",
+            "num_replicas": 3,
+        });
+        assert_eq!(wanted().compare(&found), Ok(()));
+        found["no_ack"] = json!(true);
+        assert!(wanted().compare(&found).is_err());
+    }
+
+    #[test]
+    fn a_dropped_transform_or_other_retention_is_told() {
+        let found = json!({ "subjects": ["a", "b"], "duplicate_window": 5, "retention": "limits" });
+        let error = wanted().compare(&found).unwrap_err();
+        assert!(error.to_string().contains("subject_transform"), "{error}");
+        let mut found = found;
+        found["subject_transform"] = json!({ "src": "x", "dest": "y" });
+        found["retention"] = json!("workqueue");
+        let error = wanted().compare(&found).unwrap_err();
+        assert!(error.to_string().contains("retention"), "{error}");
+    }
+}

@@ -1,0 +1,70 @@
+//! What must never be shown.
+
+use std::fmt;
+
+/// A secret text. Its `Debug` shows nothing, and it has no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The secret itself: for the code that needs it, never for a log or an error.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("***")
+    }
+}
+
+/// One URL without what may be secret in it: user, password and query become `***`.
+pub fn redact_url(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // The last `@`, because passwords often hold one that ought to be escaped; and before the
+    // query is looked for, because they hold question marks as well.
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("***@", rest),
+        None => ("", rest),
+    };
+    let (rest, query) = match rest.find(['?', '#']) {
+        Some(index) => (&rest[..index], "?***"),
+        None => (rest, ""),
+    };
+    format!("{scheme}{user}{rest}{query}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_shown_without_secrets() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("redis://:pw@host/0", "redis://***@host/0"),
+            ("nats://user:p@s/s?w@host:4222", "nats://***@host:4222"),
+            ("nats://token@host", "nats://***@host"),
+            ("user:pw@host:4222", "***@host:4222"),
+            ("redis://host?password=pw", "redis://host?***"),
+            ("ws://host/v1/ws?token=a@b", "ws://***@b"),
+        ] {
+            assert_eq!(redact_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn a_secret_shows_nothing() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret:?}"), "***");
+        assert_eq!(secret.reveal(), "hunter2");
+    }
+}
