@@ -1,1 +1,3 @@
-//! To be written.
+//! One file a subcommand.
+
+pub mod dev;
