@@ -25,13 +25,22 @@ async fn two_users_publish_and_catch_up_in_a_browser() {
     browser.press("Tab").await;
     browser.press("Tab").await;
     browser.press("Enter").await;
-    browser.until("document.querySelector('#bob li .badge.live') !== null").await;
+    browser
+        .until("document.querySelector('#bob li .badge.live') !== null")
+        .await;
     let items = browser.evaluate(ITEMS).await;
-    assert!(items[0].as_str().unwrap().contains("ann likes your post"), "{items}");
+    assert!(
+        items[0].as_str().unwrap().contains("ann likes your post"),
+        "{items}"
+    );
 
     // Away: what is published meanwhile waits, and comes in order.
-    browser.evaluate("document.querySelector('#bob .switch').click()").await;
-    browser.until(&format!("{} === 'offline'", state("bob"))).await;
+    browser
+        .evaluate("document.querySelector('#bob .switch').click()")
+        .await;
+    browser
+        .until(&format!("{} === 'offline'", state("bob")))
+        .await;
     for button in ["Comment", "Post", "Delete"] {
         let click = format!(
             "[...document.querySelectorAll('#ann .actions button')]
@@ -44,10 +53,18 @@ async fn two_users_publish_and_catch_up_in_a_browser() {
             "Post" => 2,
             _ => 3,
         };
-        browser.until(&format!("{published}.includes('{count} published meanwhile')")).await;
+        browser
+            .until(&format!(
+                "{published}.includes('{count} published meanwhile')"
+            ))
+            .await;
     }
-    browser.evaluate("document.querySelector('#bob .switch').click()").await;
-    browser.until("document.querySelectorAll('#bob li .badge.replayed').length === 3").await;
+    browser
+        .evaluate("document.querySelector('#bob .switch').click()")
+        .await;
+    browser
+        .until("document.querySelectorAll('#bob li .badge.replayed').length === 3")
+        .await;
     let texts = "[...document.querySelectorAll('#bob li')].slice(0, 3).map(item =>
         item.querySelectorAll('.badge')[1].textContent)";
     let newest_first = json!(["delete_post", "new_post", "new_comment"]);
@@ -59,7 +76,11 @@ async fn two_users_publish_and_catch_up_in_a_browser() {
     let overflow = "document.documentElement.scrollWidth > innerWidth";
     assert_eq!(browser.evaluate(overflow).await, false);
     browser.screenshot(&scratch().join("demo-dark.png")).await;
-    assert!(browser.complaints().is_empty(), "{:?}", browser.complaints());
+    assert!(
+        browser.complaints().is_empty(),
+        "{:?}",
+        browser.complaints()
+    );
 
     // All of it was acknowledged: nothing waits.
     crate::support::eventually("empty mailboxes", async || {

@@ -77,7 +77,9 @@ impl Dev {
             let id: i32 = entry.file_name().to_str()?.parse().ok()?;
             let environment = std::fs::read(format!("/proc/{id}/environ")).ok()?;
             let mut variables = environment.split(|&byte| byte == 0);
-            variables.any(|variable| variable == mark.as_bytes()).then_some(id)
+            variables
+                .any(|variable| variable == mark.as_bytes())
+                .then_some(id)
         });
         ids.collect()
     }
@@ -119,7 +121,11 @@ fn path_with(programs: &[&Path]) -> tempfile::TempDir {
 async fn end(dev: &Dev, signal: Signal) {
     dev.process.signal(signal);
     let status = dev.process.exited().await;
-    assert!(status.success(), "{status}:\n{}", dev.process.log().lines().join("\n"));
+    assert!(
+        status.success(),
+        "{status}:\n{}",
+        dev.process.log().lines().join("\n")
+    );
 }
 
 #[tokio::test]
@@ -198,7 +204,8 @@ async fn kept_data_outlives_it() {
     let arguments = ["--gateways", "1", "--workers", "1", "--data-dir", &data];
     let dev = Dev::start(&arguments);
     dev.ready().await;
-    let body = json!({"type": "new_post", "key": "1", "event": {"targetUserIds": ["ann"], "data": 7}});
+    let body =
+        json!({"type": "new_post", "key": "1", "event": {"targetUserIds": ["ann"], "data": 7}});
     let headers = [("Content-Type", "application/json")];
     let body = body.to_string();
     let answer = http::send(dev.port, "POST", "/demo/publish", &headers, body.as_bytes()).await;
@@ -232,27 +239,40 @@ async fn existing_servers_are_used_and_left_alone() {
     }
     process.signal(Signal::SIGTERM);
     assert!(process.exited().await.success());
-    async_nats::connect(nats.url()).await.expect("NATS still runs");
+    async_nats::connect(nats.url())
+        .await
+        .expect("NATS still runs");
 }
 
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let port = free_ports(PORTS);
-    for (offset, what) in [(0, "gateway-1"), (10, "nats"), (11, "redis"), (23, "worker-2 admin")] {
+    for (offset, what) in [
+        (0, "gateway-1"),
+        (10, "nats"),
+        (11, "redis"),
+        (23, "worker-2 admin"),
+    ] {
         let taken = TcpListener::bind(("127.0.0.1", port + offset)).unwrap();
         let output = dev_command(port).output().unwrap();
         drop(taken);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{error}");
         let expected = format!("catchup: port {} ({what}) is not free", port + offset);
-        assert!(error.starts_with(&expected) && error.lines().count() == 1, "{error}");
+        assert!(
+            error.starts_with(&expected) && error.lines().count() == 1,
+            "{error}"
+        );
     }
 }
 
 #[tokio::test]
 async fn old_servers_on_the_path_are_passed_over() {
     let old = scratch_folder("old");
-    for (name, version) in [("nats-server", "nats-server: v2.9.10"), ("redis-server", "Redis server v=6.0.16 x")] {
+    for (name, version) in [
+        ("nats-server", "nats-server: v2.9.10"),
+        ("redis-server", "Redis server v=6.0.16 x"),
+    ] {
         let program = old.path().join(name);
         std::fs::write(&program, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -262,19 +282,34 @@ async fn old_servers_on_the_path_are_passed_over() {
     let path = |folders: &[&Path]| {
         let system = [Path::new("/usr/bin"), Path::new("/bin")];
         let folders = folders.iter().chain(&system);
-        std::env::join_paths(folders).unwrap().into_string().unwrap()
+        std::env::join_paths(folders)
+            .unwrap()
+            .into_string()
+            .unwrap()
     };
 
-    let nothing = Catchup::new(["dev"]).env("PATH", &path(&[old.path()])).run().await;
+    let nothing = Catchup::new(["dev"])
+        .env("PATH", &path(&[old.path()]))
+        .run()
+        .await;
     assert_eq!(nothing.code, Some(1));
-    for text in ["no nats-server 2.10 or newer", "2.9", "scripts/run", "--nats-server"] {
+    for text in [
+        "no nats-server 2.10 or newer",
+        "2.9",
+        "scripts/run",
+        "--nats-server",
+    ] {
         assert!(nothing.stderr.contains(text), "{}", nothing.stderr);
     }
     // The recent nats-server behind the old one is found; then the store is missing.
     let no_store = Catchup::new(["dev"]).env("PATH", &path(&[old.path(), recent.path()]));
     let no_store = no_store.run().await;
     assert_eq!(no_store.code, Some(1));
-    assert!(no_store.stderr.contains("no redis-server 7.0"), "{}", no_store.stderr);
+    assert!(
+        no_store.stderr.contains("no redis-server 7.0"),
+        "{}",
+        no_store.stderr
+    );
 }
 
 #[tokio::test]
@@ -284,8 +319,14 @@ async fn wrong_usage_ends_with_2() {
         (&["dev", "--port", "65530"], "--port"),
         (&["dev", "--gateways", "0"], "--gateways"),
         (&["dev", "--gateways", "11"], "--gateways"),
-        (&["dev", "--nats-server", "x", "--nats-url", "nats://h:1"], "--nats-server"),
-        (&["dev", "--redis-url", "redis+cluster://h:1"], "CATCHUP_REDIS_URL"),
+        (
+            &["dev", "--nats-server", "x", "--nats-url", "nats://h:1"],
+            "--nats-server",
+        ),
+        (
+            &["dev", "--redis-url", "redis+cluster://h:1"],
+            "CATCHUP_REDIS_URL",
+        ),
         (&["dev", "--listen", "0.0.0.0:80"], "--listen"),
     ] {
         let ended = Catchup::new(arguments.iter().copied()).run().await;
@@ -293,7 +334,10 @@ async fn wrong_usage_ends_with_2() {
         assert!(ended.stderr.contains(named), "{arguments:?}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
     }
-    let ended = Catchup::new(["dev"]).env("CATCHUP_COLOUR", "blue").run().await;
+    let ended = Catchup::new(["dev"])
+        .env("CATCHUP_COLOUR", "blue")
+        .run()
+        .await;
     assert_eq!(ended.code, Some(2));
     assert!(ended.stderr.contains("CATCHUP_COLOUR"), "{ended:?}");
 }

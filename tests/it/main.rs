@@ -3,5 +3,7 @@
 
 mod support;
 
+mod demo_page;
+mod dev;
 mod harness;
 mod tidy;

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::UsageError;
 use crate::config::{Role, Settings, Surroundings, resolve};
 
 use output::Printer;
@@ -39,8 +40,8 @@ use system::System;
 ///
 /// Of the settings, the namespace, limits and log settings in the environment hold here too;
 /// addresses, servers and authentication are dev's own.
-#[derive(clap::Args, Debug, Clone)]
-pub struct Options {
+#[derive(clap::Args)]
+pub struct DevArguments {
     /// The first gateway's port
     #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..=i64::from(plan::PORT_MAX)))]
     port: u16,
@@ -60,33 +61,42 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
     /// The nats-server to start, 2.10 or newer, instead of one from the PATH
-    #[arg(long, value_name = "PATH", conflicts_with = "nats_url")]
+    #[arg(long, value_name = "PATH")]
     nats_server: Option<PathBuf>,
     /// The redis-server (7.0 or newer) or valkey-server (8 or newer) to start, instead of one
     /// from the PATH
-    #[arg(long, value_name = "PATH", conflicts_with = "redis_url")]
+    #[arg(long, value_name = "PATH")]
     redis_server: Option<PathBuf>,
 }
 
 /// Runs until Ctrl-C, SIGTERM or SIGHUP, and ends everything it started.
 ///
-/// Must be awaited on the main thread: the kernel kills the children when the thread that
-/// started them ends.
-///
 /// # Errors
 ///
-/// A [`crate::config::ConfigError`] for settings that contradict; otherwise what could not be
-/// started: a taken port, no server that is new enough, a server that ended.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+/// A [`UsageError`] or [`crate::config::ConfigError`] for flags and settings that contradict;
+/// otherwise what could not be started: a taken port, no server that is new enough, a server
+/// that ended.
+pub fn run(arguments: DevArguments) -> anyhow::Result<()> {
+    arguments.check()?;
+    // One thread, this one: the kernel kills the children when the thread that started them
+    // ends, so it has to be the main one.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(run_here(&arguments))
+}
+
+async fn run_here(arguments: &DevArguments) -> anyhow::Result<()> {
     let mut interruption = Interruption::listen().context("cannot listen for signals")?;
     let settings = Settings {
-        nats_url: options.nats_url.clone(),
-        redis_url: options.redis_url.clone(),
+        nats_url: arguments.nats_url.clone(),
+        redis_url: arguments.redis_url.clone(),
         ..Settings::default()
     };
     // What the children would refuse is refused here, in one line.
     resolve(Role::Dev, &settings, &Surroundings::of_process())?;
-    let plan = Plan::new(&options)?;
+    let plan = Plan::new(arguments)?;
     plan.check_ports()?;
 
     let (printer, printing) = Printer::start();
@@ -103,6 +113,27 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let closed = plan.close();
     printing.finish().await;
     outcome.and(closed)
+}
+
+impl DevArguments {
+    fn check(&self) -> Result<(), UsageError> {
+        let pairs = [
+            ("nats", self.nats_server.is_some(), self.nats_url.is_some()),
+            (
+                "redis",
+                self.redis_server.is_some(),
+                self.redis_url.is_some(),
+            ),
+        ];
+        for (name, starts_server, has_server) in pairs {
+            if starts_server && has_server {
+                return Err(UsageError(format!(
+                    "--{name}-server starts a server and --{name}-url uses one: give one of them"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Ctrl-C, SIGTERM, and the end of the terminal.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::config::Setting;
 
-use super::Options;
+use super::DevArguments;
 use super::program::{self, Kind};
 
 /// From the first gateway's port to the servers' and the first admin port.
@@ -78,7 +78,7 @@ impl Plan {
     /// # Errors
     ///
     /// Where no server program is new enough, or a folder cannot be made.
-    pub fn new(options: &Options) -> anyhow::Result<Plan> {
+    pub fn new(options: &DevArguments) -> anyhow::Result<Plan> {
         // Programs first: nothing was made yet where one is missing.
         let nats = match &options.nats_url {
             Some(_) => None,
@@ -162,7 +162,7 @@ impl Plan {
 }
 
 impl DataFolder {
-    fn make(options: &Options, is_needed: bool) -> anyhow::Result<DataFolder> {
+    fn make(options: &DevArguments, is_needed: bool) -> anyhow::Result<DataFolder> {
         if !is_needed {
             return Ok(DataFolder::None);
         }
@@ -193,7 +193,7 @@ impl DataFolder {
     }
 }
 
-fn nats_plan(program: PathBuf, options: &Options, folder: &Path) -> ServerPlan {
+fn nats_plan(program: PathBuf, options: &DevArguments, folder: &Path) -> ServerPlan {
     let port = options.port + NATS_PORT_OFFSET;
     let mut arguments = words(&["--addr", "127.0.0.1", "--port", &port.to_string()]);
     arguments.extend(words(&["--jetstream", "--store_dir"]));
@@ -206,7 +206,7 @@ fn nats_plan(program: PathBuf, options: &Options, folder: &Path) -> ServerPlan {
     }
 }
 
-fn store_plan(program: PathBuf, options: &Options, folder: &Path) -> ServerPlan {
+fn store_plan(program: PathBuf, options: &DevArguments, folder: &Path) -> ServerPlan {
     let port = options.port + STORE_PORT_OFFSET;
     let mut arguments = words(&["--bind", "127.0.0.1", "--port", &port.to_string()]);
     // Nothing may be evicted, and a restart must lose nothing that was acknowledged.
@@ -225,7 +225,7 @@ fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
 
-fn role_plans(options: &Options, nats_url: &str, redis_url: &str) -> Vec<RolePlan> {
+fn role_plans(options: &DevArguments, nats_url: &str, redis_url: &str) -> Vec<RolePlan> {
     let admin_port = options.port + ADMIN_PORT_OFFSET;
     let environment = |name: &str, port: Option<u16>, admin_port: u16| {
         let local = |port| format!("127.0.0.1:{port}");
@@ -287,8 +287,8 @@ pub fn ignored_variables() -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn options(port: u16) -> Options {
-        Options {
+    fn options(port: u16) -> DevArguments {
+        DevArguments {
             port,
             gateways: 2,
             workers: 2,

@@ -23,6 +23,8 @@ pub enum Kind {
 pub struct Role {
     kind: Kind,
     name: String,
+    /// Flags after the subcommand.
+    flags: Vec<String>,
     env: Vec<(String, String)>,
     listen_port: u16,
     admin_port: u16,
@@ -40,10 +42,11 @@ enum State {
 
 impl Role {
     /// Starts it and does not wait; `env` wins over what a role gets by default.
-    pub fn start(kind: Kind, name: &str, env: Vec<(String, String)>) -> Role {
+    pub fn start(kind: Kind, name: &str, flags: Vec<String>, env: Vec<(String, String)>) -> Role {
         let role = Role {
             kind,
             name: name.to_owned(),
+            flags,
             env,
             listen_port: free_port(),
             admin_port: free_port(),
@@ -63,6 +66,7 @@ impl Role {
             Kind::Gateway => "gateway",
             Kind::Worker => "worker",
         });
+        command.args(&self.flags);
         command
             .env("CATCHUP_LISTEN", format!("127.0.0.1:{}", self.listen_port))
             .env(

@@ -16,6 +16,7 @@ pub struct System {
     servers: Arc<Servers>,
     namespace: String,
     env: Vec<(String, String)>,
+    gateway_flags: Vec<String>,
     gateways: Vec<Role>,
     workers: Vec<Role>,
     client: OnceCell<async_nats::Client>,
@@ -27,6 +28,7 @@ pub struct Builder {
     workers: usize,
     servers: Option<Servers>,
     env: Vec<(String, String)>,
+    gateway_flags: Vec<String>,
 }
 
 impl System {
@@ -41,6 +43,7 @@ impl System {
             workers: 1,
             servers: None,
             env: Vec::new(),
+            gateway_flags: Vec::new(),
         }
     }
 
@@ -124,12 +127,17 @@ impl System {
 
     fn start_gateway(&self) -> Role {
         let name = format!("gateway-{}", self.gateways.len() + 1);
-        Role::start(Kind::Gateway, &name, self.env.clone())
+        Role::start(
+            Kind::Gateway,
+            &name,
+            self.gateway_flags.clone(),
+            self.env.clone(),
+        )
     }
 
     fn start_worker(&self) -> Role {
         let name = format!("worker-{}", self.workers.len() + 1);
-        Role::start(Kind::Worker, &name, self.env.clone())
+        Role::start(Kind::Worker, &name, Vec::new(), self.env.clone())
     }
 }
 
@@ -162,6 +170,12 @@ impl Builder {
         self
     }
 
+    /// The gateways serve the demo page, as under `catchup dev`.
+    pub fn demo(mut self) -> Builder {
+        self.gateway_flags.push("--demo".to_owned());
+        self
+    }
+
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> System {
         let system = self.start_unready();
@@ -185,6 +199,7 @@ impl Builder {
             servers,
             namespace,
             env,
+            gateway_flags: self.gateway_flags,
             gateways: Vec::new(),
             workers: Vec::new(),
             client: OnceCell::new(),
