@@ -15,8 +15,6 @@ use super::refusal::json_response;
 use crate::event::{Address, Event, Limits};
 
 const PAGE: &str = include_str!("demo/page.html");
-const SCRIPT: &str = include_str!("demo/page.js");
-const STYLE: &str = include_str!("demo/page.css");
 /// Longest body of a publish from the page.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
@@ -32,9 +30,7 @@ struct Publish {
 /// Answers everything but the socket.
 pub async fn respond(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/") => page("text/html; charset=utf-8", PAGE),
-        (&Method::GET, "/page.js") => page("text/javascript; charset=utf-8", SCRIPT),
-        (&Method::GET, "/page.css") => page("text/css; charset=utf-8", STYLE),
+        (&Method::GET, "/") => page(),
         (&Method::POST, "/demo/publish") => match publish(node, request).await {
             Ok(body) => {
                 let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -52,9 +48,9 @@ pub async fn respond(node: &Node, request: Request<Incoming>) -> Response<Full<B
     }
 }
 
-fn page(content_type: &'static str, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    let content_type = HeaderValue::from_static(content_type);
+fn page() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(PAGE.as_bytes())));
+    let content_type = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
