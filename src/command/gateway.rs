@@ -1,13 +1,11 @@
 //! `catchup gateway`: one gateway node.
 
-use anyhow::anyhow;
 use tracing::info;
 
-use super::process::{self, Process, bind};
-use crate::bus::BusConfig;
+use super::UsageError;
+use super::process::{self, Process, bind, bus, store};
 use crate::config::{AuthSettings, Origins, Resolved, Role, Setting, Settings};
 use crate::gateway::{self, AllowedOrigins, Auth, GatewayConfig};
-use crate::mailbox::StoreConfig;
 
 /// Flags of `catchup gateway`.
 #[derive(clap::Args)]
@@ -50,11 +48,7 @@ pub fn run(arguments: &GatewayArguments) -> anyhow::Result<()> {
 
 fn config(resolved: &Resolved) -> anyhow::Result<GatewayConfig> {
     Ok(GatewayConfig {
-        bus: BusConfig {
-            urls: resolved.nats_urls.clone(),
-            namespace: resolved.namespace.clone(),
-            name: format!("catchup gateway {}", resolved.node),
-        },
+        bus: bus(resolved, "gateway"),
         store: store(resolved),
         node: resolved.node.clone(),
         auth: auth(resolved)?,
@@ -67,22 +61,14 @@ fn config(resolved: &Resolved) -> anyhow::Result<GatewayConfig> {
     })
 }
 
-/// The store as a role's settings describe it.
-pub(super) fn store(resolved: &Resolved) -> StoreConfig {
-    StoreConfig {
-        namespace: resolved.namespace.clone(),
-        ttl: resolved.message_ttl,
-        cap: resolved.max_messages,
-        ..StoreConfig::new(&resolved.redis_url)
-    }
-}
-
 fn auth(resolved: &Resolved) -> anyhow::Result<Auth> {
     match &resolved.auth {
-        None | Some(AuthSettings::None) => Ok(Auth::None),
+        None => Err(UsageError("CATCHUP_AUTH: set it to jwt or none".to_owned()).into()),
+        Some(AuthSettings::None) => Ok(Auth::None),
         Some(AuthSettings::JwtSecret(secret)) => Ok(Auth::with_secret(secret.reveal())),
         Some(AuthSettings::JwtPublicKey { file, pem }) => {
-            Auth::with_public_key(pem).map_err(|error| anyhow!("{file}: {error}"))
+            let usage = |error| UsageError(format!("CATCHUP_JWT_PUBLIC_KEY_FILE {file}: {error}"));
+            Auth::with_public_key(pem).map_err(|error| usage(error).into())
         }
     }
 }
