@@ -1,15 +1,22 @@
 //! `catchup gateway`: one gateway node.
 
+use anyhow::anyhow;
 use tracing::info;
 
 use super::process::{self, Process, bind};
-use crate::config::{Role, Setting, Settings};
+use crate::bus::BusConfig;
+use crate::config::{AuthSettings, Origins, Resolved, Role, Setting, Settings};
+use crate::gateway::{self, AllowedOrigins, Auth, GatewayConfig};
+use crate::mailbox::StoreConfig;
 
 /// Flags of `catchup gateway`.
 #[derive(clap::Args)]
 pub struct GatewayArguments {
     #[command(flatten)]
     settings: Settings,
+    /// Serve the demo page, as `catchup dev` does
+    #[arg(long, hide = true)]
+    demo: bool,
 }
 
 /// Runs a gateway until it is told to end.
@@ -20,12 +27,62 @@ pub struct GatewayArguments {
 /// differently; a lease taken by another process.
 pub fn run(arguments: &GatewayArguments) -> anyhow::Result<()> {
     let resolved = process::resolve(Role::Gateway, &arguments.settings)?;
+    let config = GatewayConfig {
+        demo: arguments.demo,
+        ..config(&resolved)?
+    };
     process::run(|shutdown| async move {
         let listener = bind(Setting::Listen, &resolved.listen).await?;
         let process = Process::start("gateway", &resolved, shutdown).await?;
         info!("clients connect to ws://{}/v1/ws", listener.local_addr()?);
-        let result: anyhow::Result<()> = Ok(());
+        let result = gateway::run(
+            config,
+            listener,
+            process.metrics.clone(),
+            process.health.clone(),
+            process.shutdown.clone(),
+        );
+        let result = result.await;
         process.finish().await;
-        result
+        Ok(result?)
     })
+}
+
+fn config(resolved: &Resolved) -> anyhow::Result<GatewayConfig> {
+    Ok(GatewayConfig {
+        bus: BusConfig {
+            urls: resolved.nats_urls.clone(),
+            namespace: resolved.namespace.clone(),
+            name: format!("catchup gateway {}", resolved.node),
+        },
+        store: store(resolved),
+        node: resolved.node.clone(),
+        auth: auth(resolved)?,
+        origins: match resolved.allowed_origins.clone() {
+            Origins::Same => AllowedOrigins::Same,
+            Origins::Any => AllowedOrigins::Any,
+            Origins::Listed(list) => AllowedOrigins::Listed(list),
+        },
+        demo: false,
+    })
+}
+
+/// The store as a role's settings describe it.
+pub(super) fn store(resolved: &Resolved) -> StoreConfig {
+    StoreConfig {
+        namespace: resolved.namespace.clone(),
+        ttl: resolved.message_ttl,
+        cap: resolved.max_messages,
+        ..StoreConfig::new(&resolved.redis_url)
+    }
+}
+
+fn auth(resolved: &Resolved) -> anyhow::Result<Auth> {
+    match &resolved.auth {
+        None | Some(AuthSettings::None) => Ok(Auth::None),
+        Some(AuthSettings::JwtSecret(secret)) => Ok(Auth::with_secret(secret.reveal())),
+        Some(AuthSettings::JwtPublicKey { file, pem }) => {
+            Auth::with_public_key(pem).map_err(|error| anyhow!("{file}: {error}"))
+        }
+    }
 }
