@@ -59,7 +59,9 @@ fn config(resolved: &Resolved, demo: bool) -> Result<GatewayConfig, UsageError> 
 
 fn auth(resolved: &Resolved) -> Result<Auth, UsageError> {
     match &resolved.auth {
-        None | Some(AuthSettings::None) => Ok(Auth::None),
+        // The settings of a gateway say it; a default here would let everybody in.
+        None => Err(UsageError("CATCHUP_AUTH: set it to jwt or none".to_owned())),
+        Some(AuthSettings::None) => Ok(Auth::None),
         Some(AuthSettings::JwtSecret(secret)) => Ok(Auth::with_secret(secret.reveal())),
         Some(AuthSettings::JwtPublicKey { file, pem }) => {
             Auth::with_public_key(pem).map_err(|error| {
