@@ -11,8 +11,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::bus::BusConfig;
 use crate::config::{self, Role};
 use crate::config::{Resolved, Setting, Settings, Surroundings};
+use crate::mailbox::StoreConfig;
 use crate::telemetry::{Health, Metrics, admin, logging};
 
 /// How long tasks that do not end by themselves keep the process.
@@ -131,4 +133,23 @@ pub(super) async fn bind(setting: Setting, address: &str) -> anyhow::Result<TcpL
         let variable = setting.variable();
         anyhow!("{variable}: cannot listen on {address}: {error}; choose another address")
     })
+}
+
+/// How a role reaches NATS.
+pub(super) fn bus(resolved: &Resolved, role: &str) -> BusConfig {
+    BusConfig {
+        urls: resolved.nats_urls.clone(),
+        namespace: resolved.namespace.clone(),
+        name: format!("catchup {role} {}", resolved.node),
+    }
+}
+
+/// The store as a role's settings describe it.
+pub(super) fn store(resolved: &Resolved) -> StoreConfig {
+    StoreConfig {
+        namespace: resolved.namespace.clone(),
+        ttl: resolved.message_ttl,
+        cap: resolved.max_messages,
+        ..StoreConfig::new(&resolved.redis_url)
+    }
 }

@@ -1,7 +1,8 @@
 //! `catchup worker`: one member of the worker fleet.
 
-use super::process::{self, Process};
+use super::process::{self, Process, bus, store};
 use crate::config::{Role, Settings};
+use crate::worker::{self, WorkerConfig};
 
 /// Flags of `catchup worker`.
 #[derive(clap::Args)]
@@ -20,8 +21,19 @@ pub fn run(arguments: &WorkerArguments) -> anyhow::Result<()> {
     let resolved = process::resolve(Role::Worker, &arguments.settings)?;
     process::run(|shutdown| async move {
         let process = Process::start("worker", &resolved, shutdown).await?;
-        let result: anyhow::Result<()> = Ok(());
+        let config = WorkerConfig {
+            bus: bus(&resolved, "worker"),
+            store: store(&resolved),
+            node: resolved.node.clone(),
+        };
+        let result = worker::run(
+            config,
+            process.metrics.clone(),
+            process.health.clone(),
+            process.shutdown.clone(),
+        );
+        let result = result.await;
         process.finish().await;
-        result
+        Ok(result?)
     })
 }
