@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `names` | every stream, consumer and subject, with the namespace in front |
 //! | `connect` | a connection that is kept, and what is known about it |
-//! | `streams` | `EVENTS` and `DEAD_LETTERS`: made, or compared with what the server has |
+//! | `streams` | `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made, or compared with what the server has |
 //! | `consumers` | one durable consumer a partition and one for what has no partition |
 //! | `pull` | pull requests and what the server answers |
 //! | `unreadable` | which stored messages the client library cannot read |
 //! | `forward` | the messages to a gateway, as bytes |
+//! | `broadcast` | the copy of an event for everyone, as bytes |
 
+mod broadcast;
 mod connect;
 mod consumers;
 mod error;
@@ -19,15 +21,16 @@ mod pull;
 mod streams;
 mod unreadable;
 
+pub use broadcast::{Broadcast, InvalidBroadcast};
 pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
 pub use consumers::{
-    ACK_WAIT, Pending, Source, assert_consumers, next_stored, pending, remove_stored,
+    ACK_WAIT, Pending, Source, assert_consumers, next_broadcast, next_stored, pending, remove_stored,
 };
 pub use error::BusError;
 pub use forward::{
-    Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot, encoded_bytes,
+    Announcement, Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot, encoded_bytes,
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};
-pub use streams::{EventsStream, assert_streams};
+pub use streams::{BroadcastsStream, EventsStream, assert_broadcasts, assert_streams};
 pub use unreadable::{StoredMessage, Unreadable, judge};

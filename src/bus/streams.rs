@@ -1,4 +1,4 @@
-//! The streams `EVENTS` and `DEAD_LETTERS`: made where they are missing, else compared with what
+//! The streams `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made where they are missing, else compared with what
 //! the server has.
 //!
 //! Configurations are JSON values here, not the client library's type: a stream is widened by
@@ -31,7 +31,7 @@ pub struct EventsStream {
     pub creation_ms: u64,
 }
 
-/// Sees to it that both streams exist as the contract asks; `ttl` is how long messages wait.
+/// Sees to it that all streams exist as the contract asks; `ttl` is how long messages wait.
 ///
 /// # Errors
 ///
@@ -61,6 +61,7 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
         }),
     };
     dead_letters.make_or_compare(bus).await?;
+    assert_broadcasts(bus, ttl).await?;
     let found = events.make_or_compare(bus).await?;
     let found = events.widen(bus, found).await?;
     for limit in ["max_msgs", "max_bytes"] {
@@ -71,10 +72,43 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
             );
         }
     }
-    let created = OffsetDateTime::parse(&found.created, &Rfc3339)
-        .map_err(|error| BusError::Unreachable(format!("creation of the stream: {error}")))?;
     Ok(EventsStream {
-        creation_ms: u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
+        creation_ms: found.creation_ms()?,
+    })
+}
+
+/// What a gateway needs to know of `BROADCASTS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BroadcastsStream {
+    /// When it was made, in milliseconds since 1970: places of another one mean something else.
+    pub creation_ms: u64,
+    pub first_sequence: u64,
+    /// 0 for an empty stream that never held anything.
+    pub last_sequence: u64,
+}
+
+/// Sees to it that `BROADCASTS` exists as the contract asks; `ttl` is how long messages wait.
+///
+/// # Errors
+///
+/// [`BusError::Unsuitable`] where it exists and differs in what cannot be changed.
+pub async fn assert_broadcasts(bus: &Bus, ttl: Duration) -> Result<BroadcastsStream, BusError> {
+    let wanted = Wanted {
+        name: bus.names.broadcasts_stream(),
+        age: ttl.saturating_add(EVENTS_AGE_MARGIN),
+        config: json!({
+            "subjects": [bus.names.broadcasts_subjects()],
+            "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
+            "no_ack": false,
+        }),
+        only_when_made: json!({}),
+    };
+    let found = wanted.make_or_compare(bus).await?;
+    let found = wanted.widen(bus, found).await?;
+    Ok(BroadcastsStream {
+        creation_ms: found.creation_ms()?,
+        first_sequence: found.state.first_seq,
+        last_sequence: found.state.last_seq,
     })
 }
 
@@ -93,6 +127,25 @@ struct Found {
     config: Value,
     /// RFC 3339.
     created: String,
+    #[serde(default)]
+    state: FoundState,
+}
+
+#[derive(Deserialize, Default)]
+struct FoundState {
+    #[serde(default)]
+    first_seq: u64,
+    #[serde(default)]
+    last_seq: u64,
+}
+
+impl Found {
+    /// Milliseconds since 1970.
+    fn creation_ms(&self) -> Result<u64, BusError> {
+        let created = OffsetDateTime::parse(&self.created, &Rfc3339)
+            .map_err(|error| BusError::Unreachable(format!("creation of the stream: {error}")))?;
+        Ok(u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
+    }
 }
 
 impl Wanted {

@@ -19,7 +19,8 @@ mod store;
 
 pub use append::{Append, Appended};
 pub use device::{Counters, Page, PageEntry, PageRequest, Register, Registered};
-pub use entry::{Entry, EventKey};
+pub use crate::protocol::EventKey;
+pub use entry::Entry;
 pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};

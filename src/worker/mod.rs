@@ -6,6 +6,7 @@
 //! | `puller` | one pull loop: what is held, signs of progress, one batch at a time |
 //! | `batch` | events judged, and what is made of them once |
 //! | `append` | into the mailboxes, until all of a batch is in |
+//! | `copy` | events for everyone, one copy each |
 //! | `forwards` | one message a gateway and batch, numbered by link |
 //! | `dead_letter` | refused events, kept with their reason |
 //! | `examine` | before pulling: what nobody could read, what was lost on the way |
@@ -18,6 +19,7 @@
 
 mod append;
 mod batch;
+mod copy;
 mod crew;
 mod dead_letter;
 mod examine;
