@@ -195,7 +195,13 @@ pub async fn next_stored(
     let mut nearest: Option<StoredMessage> = None;
     let mut missing = None;
     for filter in source.filters(&bus.names) {
-        match stored(bus, &stream, &json!({ "seq": sequence, "next_by_subj": filter })).await {
+        match stored(
+            bus,
+            &stream,
+            &json!({ "seq": sequence, "next_by_subj": filter }),
+        )
+        .await
+        {
             Ok(found) => {
                 if nearest
                     .as_ref()

@@ -161,7 +161,9 @@ impl GatewayMessage {
             }),
             KIND_ANNOUNCEMENT => GatewayMessage::Announcement(Announcement {
                 // A user id is never empty.
-                exclude: Some(reader.text()?).filter(|user| !user.is_empty()).map(Into::into),
+                exclude: Some(reader.text()?)
+                    .filter(|user| !user.is_empty())
+                    .map(Into::into),
                 payload: reader.payload()?,
             }),
             _ => return Err(InvalidForward),

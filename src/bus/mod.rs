@@ -24,11 +24,13 @@ mod unreadable;
 pub use broadcast::{Broadcast, InvalidBroadcast};
 pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
 pub use consumers::{
-    ACK_WAIT, Pending, Source, assert_consumers, next_broadcast, next_stored, pending, remove_stored,
+    ACK_WAIT, Pending, Source, assert_consumers, next_broadcast, next_stored, pending,
+    remove_stored,
 };
 pub use error::BusError;
 pub use forward::{
-    Announcement, Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot, encoded_bytes,
+    Announcement, Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot,
+    encoded_bytes,
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};

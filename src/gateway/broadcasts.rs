@@ -12,8 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::node::{Node, wall_clock_ms};
 use crate::bus::{
-    self, Broadcast, Bus, BusConfig, BusError, assert_broadcasts, connect_reporting,
-    next_broadcast,
+    self, Broadcast, Bus, BusConfig, BusError, assert_broadcasts, connect_reporting, next_broadcast,
 };
 use crate::mailbox::MailboxError;
 use crate::protocol::Everyone;
@@ -60,11 +59,7 @@ pub async fn follow(
     }
 }
 
-async fn follow_once(
-    node: &Node,
-    bus: &Bus,
-    loaded: &watch::Sender<bool>,
-) -> Result<(), BusError> {
+async fn follow_once(node: &Node, bus: &Bus, loaded: &watch::Sender<bool>) -> Result<(), BusError> {
     let unreachable = |error: &dyn std::fmt::Display| BusError::Unreachable(error.to_string());
     let found = assert_broadcasts(bus, node.message_ttl).await?;
     let youngest = (found.last_sequence + 1).saturating_sub(node.cap);
@@ -78,7 +73,10 @@ async fn follow_once(
         ..OrderedConfig::default()
     };
     let stream = bus.names.broadcasts_stream();
-    let consumer = (bus.jetstream.create_consumer_on_stream(config, stream).await)
+    let consumer = (bus
+        .jetstream
+        .create_consumer_on_stream(config, stream)
+        .await)
         .map_err(|error| unreachable(&error))?;
     let mut messages = (consumer.messages().await).map_err(|error| unreachable(&error))?;
     let mut states = bus.state();

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::auth::{AllowedOrigins, Auth};
 use super::presence::Changes;
 use super::registry::Registry;
+use super::ring::Ring;
 use crate::bus::Bus;
 use crate::mailbox::Store;
 use crate::telemetry::{Health, Metrics};
@@ -26,6 +27,10 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     pub health: Health,
     pub registry: Registry,
+    /// The events for everyone.
+    pub ring: Ring,
+    /// Most messages of one kind that wait for a user.
+    pub cap: u64,
     pub presence: Changes,
     pub auth: Auth,
     pub origins: AllowedOrigins,
@@ -52,6 +57,7 @@ pub struct Parts {
     pub origins: AllowedOrigins,
     pub is_demo: bool,
     pub message_ttl: Duration,
+    pub cap: u64,
 }
 
 impl Node {
@@ -63,6 +69,8 @@ impl Node {
             metrics: parts.metrics,
             health: parts.health,
             registry: Registry::default(),
+            ring: Ring::new(parts.cap),
+            cap: parts.cap,
             presence: Changes::default(),
             auth: parts.auth,
             origins: parts.origins,

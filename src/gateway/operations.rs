@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::broadcasts;
 use super::node::Node;
 use crate::event::UserId;
 use crate::mailbox::{
     ConnectionId, Counters, Link, MailboxError, Page, PageRequest, Register, Registered,
 };
 use crate::protocol::{Everyone, FRAME_MESSAGE_BYTES_MAX, FRAME_MESSAGES_MAX, Life, Position};
-use crate::session::{PageRead, Placed, Registration, Run};
+use crate::session::{EveryoneRead, PageRead, Placed, Registration, Run};
 
 /// Who a connection is.
 #[derive(Debug, Clone)]
@@ -43,9 +44,12 @@ pub async fn register_first(
     let link = node.store.connect().await?;
     let request = Register {
         cursor,
-        ..register_request(peer)
+        ..register_request(node, peer)
     };
-    link.register(&peer.user, &request).await
+    let mut registered = link.register(&peer.user, &request).await?;
+    let everyone = &mut registered.start.places.everyone;
+    *everyone = broadcasts::place_ahead(node, *everyone).await?;
+    Ok(registered)
 }
 
 /// Registers a connection anew, from what the store has.
@@ -62,21 +66,21 @@ pub fn register_again(
             order: Some(order),
             session_life: life,
             cursor,
-            ..register_request(&peer)
+            ..register_request(&node, &peer)
         };
         let registered = link.register(&peer.user, &request).await?;
         Ok(Answer::Registered(registered))
     })
 }
 
-fn register_request(peer: &Peer) -> Register {
+fn register_request(node: &Node, peer: &Peer) -> Register {
     Register {
         device: Arc::clone(&peer.device),
         connection: peer.id.clone(),
         order: None,
         session_life: None,
         cursor: None,
-        newest_everyone: Everyone::default(),
+        newest_everyone: node.ring.newest(),
         page: PageRequest {
             messages_max: FRAME_MESSAGES_MAX,
             bytes_max: FRAME_MESSAGE_BYTES_MAX,
@@ -99,7 +103,7 @@ pub fn read_page(
             bytes_max: FRAME_MESSAGE_BYTES_MAX,
         };
         let (counters, page) = (link.page(&peer.user, &peer.device, &after, request)).await?;
-        let read = page_read(counters, page);
+        let read = page_read(&node, &peer, &after, counters, page);
         Ok(Answer::Page { number, read })
     })
 }
@@ -135,16 +139,29 @@ async fn link_of(node: &Node, position: &Position) -> Result<Link, MailboxError>
 }
 
 /// What the session machine needs of a registration.
-pub fn registration(registered: Registered) -> Registration {
+pub fn registration(node: &Node, peer: &Peer, registered: Registered) -> Registration {
+    let Registered {
+        counters, start, ..
+    } = registered;
+    let everyone = start.places.everyone;
+    let user = peer.user.as_str();
+    let waiting = node.ring.pending(everyone, user, counters.now_ms);
     Registration {
-        start: registered.start,
-        pending: registered.pending,
+        start,
+        pending: registered.pending + waiting,
         store_lost: registered.store_lost,
-        read: page_read(registered.counters, registered.page),
+        read: page_read(node, peer, &start, counters, registered.page),
     }
 }
 
-fn page_read(counters: Counters, page: Page) -> PageRead {
+/// A page of the mailbox, and what follows the position among the events for everyone.
+fn page_read(
+    node: &Node,
+    peer: &Peer,
+    after: &Position,
+    counters: Counters,
+    page: Page,
+) -> PageRead {
     let run = page.lane.map(|lane| Run {
         lane,
         evicted: page.evicted,
@@ -161,5 +178,18 @@ fn page_read(counters: Counters, page: Page) -> PageRead {
         now_ms: counters.now_ms,
         last: counters.last,
         run,
+        everyone: read_everyone(node, peer, after.places.everyone, counters.now_ms),
     }
+}
+
+/// What follows a place among the events for everyone; at most one frame of it.
+pub fn read_everyone(node: &Node, peer: &Peer, after: Everyone, now_ms: u64) -> EveryoneRead {
+    let user = peer.user.as_str();
+    (node.ring).read(
+        after,
+        user,
+        now_ms,
+        FRAME_MESSAGES_MAX,
+        FRAME_MESSAGE_BYTES_MAX,
+    )
 }

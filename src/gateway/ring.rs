@@ -131,7 +131,13 @@ impl Ring {
                 && entry.broadcast.expires_ms > now_ms
                 && entry.broadcast.exclude.as_deref() != Some(user)
         };
-        state.entries.iter().rev().take_while(|entry| entry.sequence > start).filter(waits).count() as u64
+        state
+            .entries
+            .iter()
+            .rev()
+            .take_while(|entry| entry.sequence > start)
+            .filter(waits)
+            .count() as u64
     }
 
     /// What follows a cursor for a user: what is gone, then at most `messages_max` messages and
@@ -197,7 +203,9 @@ impl State {
         let mut gap_end = start.max(self.gone);
         let mut end = gap_end;
         let mut bytes = 0;
-        let first = self.entries.partition_point(|entry| entry.sequence <= gap_end);
+        let first = self
+            .entries
+            .partition_point(|entry| entry.sequence <= gap_end);
         for entry in self.entries.range(first..) {
             let broadcast = &entry.broadcast;
             if broadcast.expires_ms <= now_ms {
@@ -213,7 +221,6 @@ impl State {
                 }
                 read.messages.push(EveryonePlaced {
                     sequence: entry.sequence,
-                    key: broadcast.key,
                     time_ms: broadcast.time_ms,
                     json: broadcast.json.clone(),
                 });

@@ -152,7 +152,6 @@ impl FromStr for EventKey {
 #[error("an event's key must be 27 hexadecimal digits")]
 pub struct InvalidEventKey;
 
-
 /// A place that proves a prefix: equal positions mean equal prefixes (invariant I3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {

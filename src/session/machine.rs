@@ -1,15 +1,18 @@
 //! The machine itself: its phases and what moves it between them.
 
 mod acknowledging;
+mod everyone;
 mod sending;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::sending::first_time;
+use self::sending::{Outgoing, first_time};
 use super::window::Window;
 use super::{Effect, Forwarded, HELD_FORWARDS_MAX, Identity, PageRead, Placed, Registration};
-use crate::protocol::{CloseCode, Epoch, FRAME_MESSAGES_MAX, Lane, Life, MissedReason, Position};
+use crate::protocol::{
+    CloseCode, Epoch, Everyone, FRAME_MESSAGES_MAX, Lane, Life, MissedReason, Position,
+};
 
 /// One connection, from its first registration to its close.
 #[derive(Debug)]
@@ -25,6 +28,9 @@ pub struct Session {
     early_ack: Option<Position>,
     /// The last places when the connection began: up to here, messages are a replay.
     backlog: [u64; 2],
+    everyone_backlog: Everyone,
+    /// Where a `missed` among the events for everyone was told, until it is acknowledged.
+    everyone_missed: Option<Everyone>,
     replayed: u64,
     live_was_told: bool,
     /// Forwards beyond a missing one, by place.
@@ -74,6 +80,8 @@ impl Session {
             acknowledged: None,
             early_ack: None,
             backlog: [0, 0],
+            everyone_backlog: Everyone::default(),
+            everyone_missed: None,
             replayed: 0,
             live_was_told: false,
             held: [BTreeMap::new(), BTreeMap::new()],
@@ -104,6 +112,7 @@ impl Session {
         let mut effects = Vec::new();
         if self.position.is_none() {
             effects.push(self.welcome(start, registration.pending));
+            self.everyone_backlog = registration.read.everyone.newest;
         }
         let (position, acknowledge) = self.start_from(start, registration.read.last);
         effects.extend(acknowledge);
@@ -283,15 +292,15 @@ impl Session {
 
     fn take_page(&mut self, read: PageRead) -> Effects {
         self.phase = Phase::Replaying { reading: false };
-        let mut effects = match read.run {
-            Some(run) => self.send_run(run, read.now_ms),
-            None => self.tell_live(),
-        };
+        let everyone_newest = read.everyone.newest;
+        let mut effects = self.send_page(read.run, read.everyone, read.last, read.now_ms);
+        effects.extend(self.tell_live());
         // The end of the lists, and all that was heard of meanwhile lies before it: what comes
         // next is forwarded to this connection.
         let is_end = self.has_reached(read.last)
             && self.has_reached(self.unread.places)
-            && !self.unread.anything;
+            && !self.unread.anything
+            && (self.position).is_some_and(|at| at.places.everyone >= everyone_newest);
         match is_end {
             true => self.phase = Phase::Live,
             false => effects.extend(self.read_on()),
@@ -352,7 +361,7 @@ impl Session {
         if self.window.room() == 0 {
             return self.reconcile();
         }
-        self.send_messages(lane, vec![message], false)
+        self.send_messages(vec![Outgoing::own(lane, message)], false)
     }
 }
 

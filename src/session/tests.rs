@@ -107,7 +107,9 @@ fn shown(effect: &Effect) -> String {
             ..
         } => format!("read {messages_max} after {}", places_of(after)),
         Effect::Send { frame, .. } => shown_frame(frame),
-        Effect::Acknowledge { position, messages } => {
+        Effect::Acknowledge {
+            position, messages, ..
+        } => {
             format!("acknowledge {}, {messages} more", places_of(position))
         }
         Effect::Hold => "hold".to_owned(),
@@ -218,6 +220,7 @@ fn page(last: [u64; 2], lane: Lane, places: std::ops::RangeInclusive<u64>) -> Pa
         now_ms: NOW_MS,
         last,
         run: Some(run(lane, places)),
+        ..PageRead::default()
     }
 }
 
@@ -226,6 +229,7 @@ fn nothing(last: [u64; 2]) -> PageRead {
         now_ms: NOW_MS,
         last,
         run: None,
+        ..PageRead::default()
     }
 }
 

@@ -45,7 +45,10 @@ pub(super) struct Routed {
 }
 
 enum Keeping {
-    Stored { lane: Lane, entry: Entry },
+    Stored {
+        lane: Lane,
+        entry: Entry,
+    },
     Ephemeral,
     /// Copied once for everyone.
     Everyone(Copy),
@@ -125,7 +128,10 @@ fn route(
         }
         (Audience::Everyone, true) => {
             let payload = payload.clone();
-            (Vec::new(), Keeping::Announced(Announcement { payload, exclude }))
+            (
+                Vec::new(),
+                Keeping::Announced(Announcement { payload, exclude }),
+            )
         }
         (Audience::Everyone, false) => {
             let broadcast = Broadcast {

@@ -53,7 +53,10 @@ impl Copy {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, HeaderValue::from(self.id.as_str()));
         let message = (PublishMessage::build().payload(self.body.clone())).headers(headers);
-        let published = shared.bus.jetstream.send_publish(self.subject.clone(), message);
+        let published = shared
+            .bus
+            .jetstream
+            .send_publish(self.subject.clone(), message);
         (published.await).map_err(|error| BusError::Unreachable(error.to_string()))
     }
 }

@@ -53,6 +53,15 @@ impl Session {
             return Vec::new();
         }
         self.acknowledged = Some(position);
-        vec![Effect::Acknowledge { position, messages }]
+        let everyone = position.places.everyone;
+        let missed = self.everyone_missed.take_if(|missed| *missed <= everyone);
+        let urgent = missed.is_some()
+            || position.places.own != before.places.own
+            || position.store_lost_told != before.store_lost_told;
+        vec![Effect::Acknowledge {
+            position,
+            messages,
+            urgent,
+        }]
     }
 }

@@ -163,6 +163,7 @@ impl Mailbox {
             now_ms: 1_000_000,
             last: self.last(),
             run,
+            ..PageRead::default()
         }
     }
 
