@@ -84,7 +84,7 @@ impl Dev {
         found.unwrap_or_else(|| panic!("no process {of_command}"))
     }
 
-    /// The ports are free, and none of these processes runs.
+    /// None of these processes runs, and the ports are free.
     async fn assert_nothing_is_left(&self, processes: &[Running]) {
         eventually("no process is left", async || {
             let is_left = |process: &Running| {
@@ -93,9 +93,12 @@ impl Dev {
             (!processes.iter().any(is_left)).then_some(())
         })
         .await;
-        for port in self.port..self.port + PORTS {
-            TcpListener::bind(("127.0.0.1", port)).expect("a free port");
-        }
+        // A process counts as ended when its first thread has; others may hold it a moment.
+        eventually("no port is left", async || {
+            let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+            (self.port..self.port + PORTS).all(is_free).then_some(())
+        })
+        .await;
     }
 
     fn folder_is_empty(&self) -> bool {
