@@ -294,18 +294,48 @@ async fn a_taken_port_is_named() {
     }
 }
 
-#[tokio::test]
-async fn old_servers_on_the_path_are_passed_over() {
-    let old = scratch_folder("old");
-    for (name, version) in [
+/// A folder with a nats-server and a redis-server that say they are too old.
+fn old_servers() -> tempfile::TempDir {
+    let folder = scratch_folder("old");
+    let versions = [
         ("nats-server", "nats-server: v2.9.10"),
         ("redis-server", "Redis server v=6.0.16 x"),
-    ] {
-        let program = old.path().join(name);
+    ];
+    for (name, version) in versions {
+        let program = folder.path().join(name);
         std::fs::write(&program, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&program, mode).unwrap();
     }
+    folder
+}
+
+#[test]
+fn the_script_passes_over_old_servers_on_the_path() {
+    let old = old_servers();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(old.path().to_owned()).chain(std::env::split_paths(&path));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers");
+    let mut command = Command::new(script);
+    let output = command
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        lines.contains("NATS_SERVER=") && lines.contains("REDIS_SERVER="),
+        "{lines}"
+    );
+    assert!(
+        !lines.contains(&old.path().display().to_string()),
+        "{lines}"
+    );
+}
+
+#[tokio::test]
+async fn old_servers_on_the_path_are_passed_over() {
+    let old = old_servers();
     let recent = path_with(&[&nats_program()]);
     let path = |folders: &[&Path]| {
         let system = [Path::new("/usr/bin"), Path::new("/bin")];

@@ -95,11 +95,12 @@ async fn a_system_carries_messages_and_shows_what_it_holds() {
     let system = System::builder().gateways(2).start().await;
     let event = |data: u32| json!({"targetUserIds": ["ann"], "data": data});
     assert_eq!(system.publish("new_comment.7", event(1)).await, 1);
-    eventually("it waits", async || {
-        let waiting = system.waiting("ann").await;
-        (waiting.len() == 1 && store::message(&waiting[0])["data"] == 1).then_some(())
-    })
-    .await;
+    system.processed().await;
+    let waiting = system.waiting("ann").await;
+    assert_eq!(
+        (waiting.len(), &store::message(&waiting[0])["data"]),
+        (1, &json!(1))
+    );
 
     let mut ann = system.connect("ann").await;
     assert_eq!(data_of(&ann.until_live().await), [json!(1)]);
