@@ -10,8 +10,10 @@
 //! | `unreadable` | which stored messages the client library cannot read |
 //! | `forward` | the messages to a gateway, as bytes |
 //! | `broadcast` | the copy of an event for everyone, as bytes |
+//! | `broadcasts` | the stream of these copies, as a gateway follows it |
 
 mod broadcast;
+mod broadcasts;
 mod connect;
 mod consumers;
 mod error;
@@ -22,6 +24,7 @@ mod streams;
 mod unreadable;
 
 pub use broadcast::{Broadcast, InvalidBroadcast};
+pub use broadcasts::{BroadcastsStream, Follower, assert_broadcasts, begin_time_line};
 pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
 pub use consumers::{
     ACK_WAIT, Pending, Source, assert_consumers, next_broadcast, next_stored, pending,
@@ -34,5 +37,5 @@ pub use forward::{
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};
-pub use streams::{BroadcastsStream, EventsStream, assert_broadcasts, assert_streams};
+pub use streams::{EventsStream, assert_streams};
 pub use unreadable::{StoredMessage, Unreadable, judge};

@@ -1,5 +1,5 @@
-//! The streams `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made where they are missing, else compared with what
-//! the server has.
+//! The streams `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made where they are missing, else
+//! compared with what the server has.
 //!
 //! Configurations are JSON values here, not the client library's type: a stream is widened by
 //! sending back what the server had, with fields the library may not know.
@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{info, warn};
 
-use super::{Bus, BusError};
+use super::{Bus, BusError, Names};
 
 /// `EVENTS` keeps messages this much longer than they may wait, so that mailboxes can be rebuilt
 /// from it (contract §6).
@@ -61,9 +61,8 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
         }),
     };
     dead_letters.make_or_compare(bus).await?;
-    assert_broadcasts(bus, ttl).await?;
-    let found = events.make_or_compare(bus).await?;
-    let found = events.widen(bus, found).await?;
+    wanted_broadcasts(names, ttl).made(bus).await?;
+    let found = events.made(bus).await?;
     for limit in ["max_msgs", "max_bytes"] {
         if found.config[limit].as_i64().unwrap_or(-1) > 0 {
             warn!(
@@ -77,43 +76,22 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
     })
 }
 
-/// What a gateway needs to know of `BROADCASTS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BroadcastsStream {
-    /// When it was made, in milliseconds since 1970: places of another one mean something else.
-    pub creation_ms: u64,
-    pub first_sequence: u64,
-    /// 0 for an empty stream that never held anything.
-    pub last_sequence: u64,
-}
-
-/// Sees to it that `BROADCASTS` exists as the contract asks; `ttl` is how long messages wait.
-///
-/// # Errors
-///
-/// [`BusError::Unsuitable`] where it exists and differs in what cannot be changed.
-pub async fn assert_broadcasts(bus: &Bus, ttl: Duration) -> Result<BroadcastsStream, BusError> {
-    let wanted = Wanted {
-        name: bus.names.broadcasts_stream(),
+/// `BROADCASTS`, which the workers fill and the gateways follow; either makes it.
+pub(super) fn wanted_broadcasts(names: &Names, ttl: Duration) -> Wanted {
+    Wanted {
+        name: names.broadcasts_stream(),
         age: ttl.saturating_add(EVENTS_AGE_MARGIN),
         config: json!({
-            "subjects": [bus.names.broadcasts_subjects()],
+            "subjects": [names.broadcasts_subjects()],
             "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
             "no_ack": false,
         }),
         only_when_made: json!({}),
-    };
-    let found = wanted.make_or_compare(bus).await?;
-    let found = wanted.widen(bus, found).await?;
-    Ok(BroadcastsStream {
-        creation_ms: found.creation_ms()?,
-        first_sequence: found.state.first_seq,
-        last_sequence: found.state.last_seq,
-    })
+    }
 }
 
 /// A stream as it is asked for.
-struct Wanted {
+pub(super) struct Wanted {
     name: String,
     age: Duration,
     /// Fields that must be as they are here, also in a stream that an operator made.
@@ -123,25 +101,25 @@ struct Wanted {
 
 /// A stream as the server has it.
 #[derive(Deserialize)]
-struct Found {
-    config: Value,
+pub(super) struct Found {
+    pub config: Value,
     /// RFC 3339.
     created: String,
     #[serde(default)]
-    state: FoundState,
+    pub state: FoundState,
 }
 
 #[derive(Deserialize, Default)]
-struct FoundState {
+pub(super) struct FoundState {
     #[serde(default)]
-    first_seq: u64,
+    pub first_seq: u64,
     #[serde(default)]
-    last_seq: u64,
+    pub last_seq: u64,
 }
 
 impl Found {
     /// Milliseconds since 1970.
-    fn creation_ms(&self) -> Result<u64, BusError> {
+    pub fn creation_ms(&self) -> Result<u64, BusError> {
         let created = OffsetDateTime::parse(&self.created, &Rfc3339)
             .map_err(|error| BusError::Unreachable(format!("creation of the stream: {error}")))?;
         Ok(u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
@@ -149,6 +127,19 @@ impl Found {
 }
 
 impl Wanted {
+    /// Makes the stream or compares it, and widens its age.
+    pub async fn made(&self, bus: &Bus) -> Result<Found, BusError> {
+        let found = self.make_or_compare(bus).await?;
+        self.widen(bus, found).await
+    }
+
+    /// Sends back the configuration that the server had, with something in it changed.
+    pub async fn update(&self, bus: &Bus, config: &Value) -> Result<Found, BusError> {
+        let found = call(bus, "UPDATE", &self.name, config).await?;
+        self.compare(&found.config)?;
+        Ok(found)
+    }
+
     async fn make_or_compare(&self, bus: &Bus) -> Result<Found, BusError> {
         let found = match call(bus, "INFO", &self.name, &json!({})).await {
             Err(BusError::NotFound(_)) => self.make(bus).await?,
@@ -218,8 +209,7 @@ impl Wanted {
         }
         let mut config = found.config;
         config["max_age"] = json!(wanted);
-        let found = call(bus, "UPDATE", &self.name, &config).await?;
-        self.compare(&found.config)?;
+        let found = self.update(bus, &config).await?;
         if !is_enough(&found.config) {
             return Err(BusError::Unsuitable(format!(
                 "the NATS stream {} has max_age = {}, expected at least {wanted} (nanoseconds)",

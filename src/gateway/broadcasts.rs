@@ -4,26 +4,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
-use futures_util::StreamExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::node::{Node, wall_clock_ms};
+use super::node::Node;
 use crate::bus::{
-    self, Broadcast, Bus, BusConfig, BusError, assert_broadcasts, connect_reporting, next_broadcast,
+    Broadcast, BroadcastsStream, Bus, BusConfig, BusError, Follower, assert_broadcasts,
+    begin_time_line, connect_reporting, next_broadcast,
 };
 use crate::mailbox::MailboxError;
 use crate::protocol::Everyone;
 
 /// Pause before the stream is followed again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Most messages that are read one by one before the stream is followed again.
+const STEPS_MAX: usize = 1_000;
+/// How long a device may wait for this node to follow the stream that it comes from.
+const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 /// The part of the node's health.
 const COMPONENT: &str = "broadcasts";
 
 /// Follows the stream until `ended`, through every outage. `loaded` becomes true once the ring
 /// has all that the stream had at the start.
+///
+/// # Errors
+///
+/// Where the stream cannot be used as it is.
 pub async fn follow(
     node: Arc<Node>,
     config: BusConfig,
@@ -36,71 +42,101 @@ pub async fn follow(
     };
     let report = |reason: &str| node.health.set(COMPONENT, Err(reason.to_owned()));
     report("not loaded yet");
+    let mut has_failed = false;
     loop {
+        // A connection that a message broke may be given up for good.
         let bus = match connect_reporting(&config, &ended, report).await {
             Err(BusError::ShuttingDown) => return Ok(()),
             bus => bus?,
         };
-        let reason = tokio::select! {
-            followed = follow_once(&node, &bus, &loaded) => match followed {
-                Err(error) if !error.is_retryable() => return Err(error),
-                Err(error) => error.to_string(),
-                Ok(()) => "the stream of broadcasts ended".to_owned(),
-            },
+        let error = tokio::select! {
+            error = follow_once(&node, &bus, &loaded, has_failed) => error,
             () = ended.cancelled() => return Ok(()),
         };
-        report(&reason);
-        tracing::warn!(reason, "the broadcasts are followed anew");
-        // Whatever could not be read: the next message as JSON, which always can.
-        if let Err(error) = step(&node, &bus).await {
-            tracing::debug!("no step over the next broadcast: {error}");
+        if !error.is_retryable() {
+            return Err(error);
         }
+        has_failed = true;
+        report(&error.to_string());
+        tracing::warn!("the broadcasts are followed anew: {error}");
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn follow_once(node: &Node, bus: &Bus, loaded: &watch::Sender<bool>) -> Result<(), BusError> {
-    let unreachable = |error: &dyn std::fmt::Display| BusError::Unreachable(error.to_string());
-    let found = assert_broadcasts(bus, node.message_ttl).await?;
-    let youngest = (found.last_sequence + 1).saturating_sub(node.cap);
-    let first = youngest.max(found.first_sequence).max(1);
-    let first = (node.ring).begin(found.creation_ms, first, found.first_sequence);
-    let is_loaded = |node: &Node| node.ring.newest().sequence >= found.last_sequence;
-    let config = OrderedConfig {
-        deliver_policy: DeliverPolicy::ByStartSequence {
-            start_sequence: first,
-        },
-        ..OrderedConfig::default()
+/// Follows the stream until something is wrong.
+async fn follow_once(
+    node: &Node,
+    bus: &Bus,
+    loaded: &watch::Sender<bool>,
+    has_failed: bool,
+) -> BusError {
+    let followed = async {
+        node.ring.begin(stream(node, bus).await?);
+        if has_failed {
+            step_on(node, bus).await?;
+        }
+        let mut follower = Follower::new(bus, node.ring.newest().sequence + 1).await?;
+        let mut states = bus.state();
+        loop {
+            if follower.pending == 0 && !loaded.send_replace(true) {
+                tracing::info!("the broadcasts that wait are loaded");
+            }
+            if *loaded.borrow() {
+                node.health.set(COMPONENT, Ok(()));
+            }
+            tokio::select! {
+                delivery = follower.next() => match delivery? {
+                    Some(delivery) => take(node, delivery.sequence, &delivery.message.payload),
+                    None => check(node, bus).await?,
+                },
+                () = node.ring_doubted.notified() => check(node, bus).await?,
+                // Also where it is back already: begun anew, the ring asks for what follows it.
+                _ = states.wait_for(|state| state.outages > 0) => {
+                    return Err(lost("the connection was lost"));
+                }
+                () = bus.closed().cancelled() => return Err(lost("the connection was given up")),
+            }
+        }
     };
-    let stream = bus.names.broadcasts_stream();
-    let consumer = (bus
-        .jetstream
-        .create_consumer_on_stream(config, stream)
-        .await)
-        .map_err(|error| unreachable(&error))?;
-    let mut messages = (consumer.messages().await).map_err(|error| unreachable(&error))?;
-    let mut states = bus.state();
-    loop {
-        if is_loaded(node) && !loaded.send_replace(true) {
-            tracing::info!("the broadcasts that wait are loaded");
-        }
-        if *loaded.borrow() {
-            node.health.set(COMPONENT, Ok(()));
-        }
-        tokio::select! {
-            message = messages.next() => {
-                let Some(message) = message else { return Ok(()) };
-                let message = message.map_err(|error| unreachable(&error))?;
-                let sequence = (message.info().map_err(|error| unreachable(&error))?).stream_sequence;
-                take(node, sequence, &message.payload);
-            }
-            // Also where it is back already: begun anew, the ring asks for what follows it.
-            _ = states.wait_for(|state| state.outages > 0) => {
-                return Err(BusError::Unreachable("the connection to NATS was lost".to_owned()));
-            }
-            () = bus.closed().cancelled() => return Ok(()),
+    let followed: Result<std::convert::Infallible, BusError> = followed.await;
+    let Err(error) = followed;
+    error
+}
+
+/// The stream, on a time line whose places go on from those of the ring.
+async fn stream(node: &Node, bus: &Bus) -> Result<BroadcastsStream, BusError> {
+    let found = assert_broadcasts(bus, node.message_ttl).await?;
+    let newest = node.ring.newest();
+    let goes_back = found.time_line == newest.creation && found.last_sequence < newest.sequence;
+    if !goes_back && found.time_line >= newest.creation {
+        return Ok(found);
+    }
+    tracing::error!("the stream BROADCASTS lost messages: every device is told");
+    begin_time_line(bus, node.message_ttl, newest.creation).await
+}
+
+/// Sees whether the stream is still the one that the ring follows.
+async fn check(node: &Node, bus: &Bus) -> Result<(), BusError> {
+    // Before the question, so that what arrives meanwhile makes no difference.
+    let newest = node.ring.newest();
+    let found = assert_broadcasts(bus, node.message_ttl).await?;
+    match found.time_line == newest.creation && found.last_sequence >= newest.sequence {
+        true => Ok(()),
+        false => Err(lost("the stream BROADCASTS is another one")),
+    }
+}
+
+/// Reads messages one by one, as JSON, which the client library can always read: one that it
+/// cannot read otherwise broke the connection, or may do so next.
+async fn step_on(node: &Node, bus: &Bus) -> Result<(), BusError> {
+    for _ in 0..STEPS_MAX {
+        match next_broadcast(bus, node.ring.newest().sequence + 1).await {
+            Ok(stored) => take(node, stored.sequence, &stored.data),
+            Err(BusError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 fn take(node: &Node, sequence: u64, payload: &[u8]) {
@@ -108,45 +144,38 @@ fn take(node: &Node, sequence: u64, payload: &[u8]) {
     if let Err(error) = &broadcast {
         tracing::warn!(sequence, "a message in BROADCASTS is left out: {error}");
     }
-    (node.ring).push(sequence, broadcast.ok(), wall_clock_ms());
+    let now_ms = node.store_clock.now_ms();
+    node.ring.push(sequence, broadcast.ok(), now_ms);
 }
 
-async fn step(node: &Node, bus: &Bus) -> Result<(), BusError> {
-    let next = node.ring.newest().sequence + 1;
-    match next_broadcast(bus, next).await {
-        Ok(stored) => {
-            match bus::judge(&stored) {
-                Ok(()) => take(node, stored.sequence, &stored.data),
-                Err(error) => {
-                    let sequence = stored.sequence;
-                    tracing::warn!(sequence, "a message in BROADCASTS is left out: {error}");
-                    node.ring.push(sequence, None, wall_clock_ms());
-                }
-            }
-            Ok(())
-        }
-        Err(BusError::NotFound(_)) => Ok(()),
-        Err(error) => Err(error),
-    }
+fn lost(reason: &str) -> BusError {
+    BusError::Unreachable(reason.to_owned())
 }
 
-/// Where a device starts that comes with a cursor ahead of this node: there, if the stream has
-/// come that far too, since the ring gets there; else nowhere, because the stream lost what the
-/// device has seen.
-pub async fn place_ahead(node: &Node, place: Everyone) -> Result<Everyone, MailboxError> {
-    let newest = node.ring.newest();
-    if place.creation != newest.creation || place.sequence <= newest.sequence {
+/// The place itself, or [`Everyone::LOST`] where the stream lost what it names.
+///
+/// One ahead of this node's ring may come from a node that was ahead. Then it is right: the ring
+/// gets there. Another time line is waited for, since its sequences mean nothing here.
+///
+/// # Errors
+///
+/// Where the stream cannot be asked.
+pub async fn known_place(node: &Node, place: Everyone) -> Result<Everyone, MailboxError> {
+    if place <= node.ring.newest() {
         return Ok(place);
     }
-    let bus = (node.bus()).ok_or_else(|| MailboxError::Unreachable("no NATS".to_owned()))?;
-    let found = (assert_broadcasts(&bus, node.message_ttl).await)
-        .map_err(|error| MailboxError::Unreachable(error.to_string()))?;
-    if found.creation_ms == place.creation && place.sequence <= found.last_sequence {
-        return Ok(place);
+    let unreachable = |error: &dyn std::fmt::Display| MailboxError::Unreachable(error.to_string());
+    let bus = (node.bus()).ok_or_else(|| unreachable(&"no connection to NATS"))?;
+    let found =
+        (assert_broadcasts(&bus, node.message_ttl).await).map_err(|error| unreachable(&error))?;
+    if place.creation != found.time_line || place.sequence > found.last_sequence {
+        return Ok(Everyone::LOST);
     }
-    Ok(Everyone {
-        // Older than any stream: what follows is told as lost.
-        creation: 1,
-        sequence: 0,
-    })
+    node.ring_doubted.notify_one();
+    let mut changes = node.ring.changes();
+    let follows = changes.wait_for(|newest| newest.creation >= place.creation);
+    match tokio::time::timeout(CATCH_UP_MAX, follows).await {
+        Ok(_) => Ok(place),
+        Err(_) => Err(unreachable(&"BROADCASTS is not followed yet")),
+    }
 }

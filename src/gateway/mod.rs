@@ -2,7 +2,8 @@
 //!
 //! `listener` accepts, `websocket` lets in and upgrades, `connection` runs one socket with the
 //! session machine, `registry` knows who is here, `forwarding` hands on what workers send,
-//! `broadcasts` follows the events for everyone into the `ring`, `presence` keeps the node's lease and the set of its users.
+//! `broadcasts` follows the events for everyone into the `ring`, `presence` keeps the node's lease
+//! and the set of its users.
 
 mod allowance;
 mod auth;
@@ -18,6 +19,7 @@ mod presence;
 mod refusal;
 mod registry;
 mod ring;
+mod store_clock;
 mod websocket;
 
 use std::sync::Arc;

@@ -6,12 +6,13 @@ use futures_util::future::BoxFuture;
 
 use super::broadcasts;
 use super::node::Node;
+use super::ring::ReadLimits;
 use crate::event::UserId;
 use crate::mailbox::{
     ConnectionId, Counters, Link, MailboxError, Page, PageRequest, Register, Registered,
 };
 use crate::protocol::{Everyone, FRAME_MESSAGE_BYTES_MAX, FRAME_MESSAGES_MAX, Life, Position};
-use crate::session::{EveryoneRead, PageRead, Placed, Registration, Run};
+use crate::session::{EveryoneRead, PageRead, Placed, Registration, Run, Waiting};
 
 /// Who a connection is.
 #[derive(Debug, Clone)]
@@ -36,19 +37,31 @@ pub type Reading = BoxFuture<'static, Result<Answer, MailboxError>>;
 pub type Writing = BoxFuture<'static, Result<(), MailboxError>>;
 
 /// Registers a connection for the first time.
+///
+/// A place among the events for everyone that the stream lost is no place: in the client's cursor
+/// it is not counted, and a stored one is taken back.
 pub async fn register_first(
     node: &Node,
     peer: &Peer,
-    cursor: Option<Position>,
+    mut cursor: Option<Position>,
 ) -> Result<Registered, MailboxError> {
+    if let Some(position) = &mut cursor {
+        let everyone = &mut position.places.everyone;
+        *everyone = broadcasts::known_place(node, *everyone).await?;
+    }
     let link = node.store.connect().await?;
     let request = Register {
         cursor,
         ..register_request(node, peer)
     };
     let mut registered = link.register(&peer.user, &request).await?;
-    let everyone = &mut registered.start.places.everyone;
-    *everyone = broadcasts::place_ahead(node, *everyone).await?;
+    let stored = registered.start;
+    let known = broadcasts::known_place(node, stored.places.everyone).await?;
+    if known != stored.places.everyone {
+        link.lose_everyone(&peer.user, &peer.device, &stored)
+            .await?;
+        registered.start.places.everyone = known;
+    }
     Ok(registered)
 }
 
@@ -162,15 +175,19 @@ fn page_read(
     counters: Counters,
     page: Page,
 ) -> PageRead {
+    node.store_clock.heard(counters.now_ms);
     let run = page.lane.map(|lane| Run {
         lane,
         evicted: page.evicted,
         expired: page.expired,
         messages: (page.entries.into_iter())
-            .map(|entry| Placed {
-                place: entry.place,
-                time_ms: entry.time_ms,
-                json: entry.json,
+            .map(|entry| Waiting {
+                key: entry.key,
+                message: Placed {
+                    place: entry.place,
+                    time_ms: entry.time_ms,
+                    json: entry.json,
+                },
             })
             .collect(),
     });
@@ -184,12 +201,9 @@ fn page_read(
 
 /// What follows a place among the events for everyone; at most one frame of it.
 pub fn read_everyone(node: &Node, peer: &Peer, after: Everyone, now_ms: u64) -> EveryoneRead {
-    let user = peer.user.as_str();
-    (node.ring).read(
-        after,
-        user,
-        now_ms,
-        FRAME_MESSAGES_MAX,
-        FRAME_MESSAGE_BYTES_MAX,
-    )
+    let limits = ReadLimits {
+        messages_max: FRAME_MESSAGES_MAX,
+        bytes_max: FRAME_MESSAGE_BYTES_MAX,
+    };
+    (node.ring).read(after, peer.user.as_str(), now_ms, limits)
 }

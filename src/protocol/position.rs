@@ -76,12 +76,20 @@ pub struct InvalidEpoch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Life(pub u64);
 
-/// A place in the stream `BROADCASTS`: when the stream was created (milliseconds since 1970) and
-/// the sequence.
+/// A place in the stream `BROADCASTS`: its time line, which is when the stream was created
+/// (milliseconds since 1970) or something later, and the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct Everyone {
     pub creation: u64,
     pub sequence: u64,
+}
+
+impl Everyone {
+    /// Before all that any stream ever held: what follows it is told as lost.
+    pub const LOST: Everyone = Everyone {
+        creation: 1,
+        sequence: 0,
+    };
 }
 
 /// How far a device has come in every lane.
@@ -118,7 +126,7 @@ impl Places {
 }
 
 /// What orders and names an event: when its stream was created, and its place there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct EventKey {
     /// Creation of the stream, milliseconds since 1970; below 2^44.
     pub creation_ms: u64,

@@ -2,11 +2,13 @@
 
 mod acknowledging;
 mod everyone;
+mod merging;
 mod sending;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::everyone::ToldMissed;
 use self::sending::{Outgoing, first_time};
 use super::window::Window;
 use super::{Effect, Forwarded, HELD_FORWARDS_MAX, Identity, PageRead, Placed, Registration};
@@ -29,8 +31,8 @@ pub struct Session {
     /// The last places when the connection began: up to here, messages are a replay.
     backlog: [u64; 2],
     everyone_backlog: Everyone,
-    /// Where a `missed` among the events for everyone was told, until it is acknowledged.
-    everyone_missed: Option<Everyone>,
+    /// What was told as missed among the events for everyone, until it is acknowledged.
+    everyone_missed: ToldMissed,
     replayed: u64,
     live_was_told: bool,
     /// Forwards beyond a missing one, by place.
@@ -81,7 +83,7 @@ impl Session {
             early_ack: None,
             backlog: [0, 0],
             everyone_backlog: Everyone::default(),
-            everyone_missed: None,
+            everyone_missed: ToldMissed::default(),
             replayed: 0,
             live_was_told: false,
             held: [BTreeMap::new(), BTreeMap::new()],
@@ -128,7 +130,7 @@ impl Session {
         // The page follows the start, where the session may be beyond; and what was in flight
         // before may leave no room for it.
         let messages = (registration.read.run.as_ref()).map_or(0, |run| run.messages.len());
-        let is_next = position.places.own == start.places.own && self.window.takes(messages);
+        let is_next = position.places == start.places && self.window.takes(messages);
         effects.extend(match is_next {
             true => self.take_page(registration.read),
             false => self.read_on(),

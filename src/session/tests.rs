@@ -8,8 +8,10 @@ mod replaying;
 mod walk;
 mod window;
 
-use super::{Effect, Forwarded, Identity, PageRead, Placed, Registration, Run, Session};
-use crate::protocol::{Cursor, Epoch, Everyone, Lane, Life, Places, Position, ServerFrame};
+use super::{Effect, Forwarded, Identity, PageRead, Placed, Registration, Run, Session, Waiting};
+use crate::protocol::{
+    Cursor, Epoch, EventKey, Everyone, Lane, Life, Places, Position, ServerFrame,
+};
 
 const NOW_MS: u64 = 1_000_000;
 
@@ -196,6 +198,22 @@ fn message(lane: Lane, place: u64) -> Placed {
     }
 }
 
+/// The message as a page has it; its key orders it as its time does.
+fn waiting(lane: Lane, place: u64) -> Waiting {
+    let message = message(lane, place);
+    Waiting {
+        key: key(message.time_ms),
+        message,
+    }
+}
+
+fn key(sequence: u64) -> EventKey {
+    EventKey {
+        creation_ms: 1,
+        sequence,
+    }
+}
+
 fn forward(lane: Lane, place: u64) -> Forwarded {
     Forwarded {
         epoch: epoch(1),
@@ -210,7 +228,7 @@ fn run(lane: Lane, places: std::ops::RangeInclusive<u64>) -> Run {
         lane,
         evicted: 0,
         expired: 0,
-        messages: places.map(|place| message(lane, place)).collect(),
+        messages: places.map(|place| waiting(lane, place)).collect(),
     }
 }
 

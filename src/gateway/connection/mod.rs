@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::allowance::Allowance;
 use super::auth::Identified;
-use super::node::{Node, OpenPlace, wall_clock_ms};
+use super::node::{Node, OpenPlace};
 use super::operations::{Answer, Peer, Reading, Writing, read_everyone, registration};
 use super::outbox::{Account, Outbox};
 use super::registry::{Inbox, Item, Signal, Taken};
@@ -219,7 +219,7 @@ impl Connection {
         }
         let newest = self.node.ring.newest();
         if let Some(place) = (self.session.follows_everyone()).filter(|place| *place < newest) {
-            let now_ms = wall_clock_ms();
+            let now_ms = self.node.store_clock.now_ms();
             let read = read_everyone(&self.node, &self.peer, place, now_ms);
             let effects = self.session.everyone_read(read, now_ms);
             self.carry_out(effects);

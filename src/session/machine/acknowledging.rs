@@ -53,9 +53,7 @@ impl Session {
             return Vec::new();
         }
         self.acknowledged = Some(position);
-        let everyone = position.places.everyone;
-        let missed = self.everyone_missed.take_if(|missed| *missed <= everyone);
-        let urgent = missed.is_some()
+        let urgent = self.everyone_missed.acknowledged(position.places.everyone)
             || position.places.own != before.places.own
             || position.store_lost_told != before.store_lost_told;
         vec![Effect::Acknowledge {

@@ -1,11 +1,10 @@
 //! The events for everyone: merged by time into a replay, and followed while live.
 
+use super::merging::{Ends, Group, Merge, groups};
 use super::sending::{At, Outgoing};
 use super::{Effects, Phase, Session};
-use crate::protocol::{
-    Everyone, FRAME_MESSAGE_BYTES_MAX, FRAME_MESSAGES_MAX, Lane, MissedReason, Position,
-};
-use crate::session::{EveryonePlaced, EveryoneRead, Run};
+use crate::protocol::{Everyone, FRAME_MESSAGE_BYTES_MAX, FRAME_MESSAGES_MAX, Lane, MissedReason};
+use crate::session::{EveryoneRead, Run};
 
 impl Session {
     /// Where to read the events for everyone from, while the session is live and its window has
@@ -21,18 +20,16 @@ impl Session {
             return Vec::new();
         }
         let mut effects = self.tell_everyone_gone(&read, now_ms);
-        let room = self.window.room() as usize;
-        let (now, later) = split(read.messages, room);
-        effects.extend(self.send_in_frames(now));
-        self.pass_to(read.end, later.is_empty());
+        let merge = Merge::new(Vec::new(), read.messages, Ends::BOTH);
+        effects.extend(self.send_merged(merge, read.end));
         effects
     }
 
-    /// Sends one page of the mailbox together with the events for everyone of the same time. High
+    /// Sends a page of the mailbox together with the events for everyone of the same time. High
     /// priority goes first, alone.
     ///
-    /// A page of the mailbox is one frame: its messages are sorted, so that a cursor in the middle
-    /// of it would name no prefix. Events for everyone lie in order and may be cut anywhere.
+    /// Not all of it may be sent: what is younger than the end of the other half waits for the
+    /// pages that fill the time between, and is read again with them.
     pub(super) fn send_page(
         &mut self,
         run: Option<Run>,
@@ -41,53 +38,28 @@ impl Session {
         now_ms: u64,
     ) -> Effects {
         let mut effects = Vec::new();
-        let lane = run.as_ref().map(|run| run.lane);
-        if lane != Some(Lane::High) {
+        let is_high = run.as_ref().is_some_and(|run| run.lane == Lane::High);
+        if !is_high {
             effects.extend(self.tell_everyone_gone(&everyone, now_ms));
         }
-        let own = match run {
-            Some(run) => {
-                effects.extend(self.tell_gone(&run, now_ms));
-                let lane = run.lane;
-                (run.messages.into_iter())
-                    .map(|message| Outgoing::own(lane, message))
-                    .collect()
-            }
-            None => Vec::new(),
-        };
-        if lane == Some(Lane::High) {
-            effects.extend(self.send_partly_replay(own));
+        let mut own = Vec::new();
+        if let Some(run) = run {
+            effects.extend(self.tell_gone(&run, now_ms));
+            let place = (self.position).map_or(0, |position| position.places.of(run.lane));
+            own = groups(run, place);
+        }
+        if is_high {
+            let merge = Merge::new(own, Vec::new(), Ends::BOTH);
+            let place = self.position.map(|position| position.places.everyone);
+            effects.extend(self.send_merged(merge, place.unwrap_or_default()));
             return effects;
         }
-        let is_last_page = self.would_reach(&own, last);
-        let (from_ms, to_ms) = match (own.first(), own.last()) {
-            (Some(first), Some(last)) => (first.time_ms, last.time_ms),
-            _ => (u64::MAX, u64::MAX),
+        let ends = Ends {
+            own: self.would_reach(&own, last),
+            everyone: !everyone.has_more,
         };
-        // What is younger than this page waits for the pages before it. Always a prefix: a place
-        // that is passed over would be lost.
-        let due = match (is_last_page, own.is_empty()) {
-            (true, _) => everyone.messages.len(),
-            (false, true) => 0,
-            (false, false) => (everyone.messages.iter())
-                .take_while(|message| message.time_ms <= to_ms)
-                .count(),
-        };
-        let room = (self.window.room() as usize).saturating_sub(own.len());
-        let (now, later) = split(everyone.messages, due.min(room));
-        let is_all = later.is_empty() && (is_last_page || due > 0);
-
-        let end = now.partition_point(|message| message.time_ms < from_ms);
-        let (before, rest) = split(now, end);
-        effects.extend(self.send_in_frames(before));
-        let own_bytes: usize = own.iter().map(|message| message.json.len()).sum();
-        let fits = fitting(&rest, FRAME_MESSAGE_BYTES_MAX.saturating_sub(own_bytes))
-            .min(FRAME_MESSAGES_MAX.saturating_sub(own.len()))
-            .min(rest.partition_point(|message| message.time_ms <= to_ms));
-        let (among, after) = split(rest, fits);
-        effects.extend(self.send_partly_replay(merged(own, among)));
-        effects.extend(self.send_in_frames(after));
-        self.pass_to(everyone.end, is_all);
+        let merge = Merge::new(own, everyone.messages, ends);
+        effects.extend(self.send_merged(merge, everyone.end));
         effects
     }
 
@@ -101,42 +73,67 @@ impl Session {
             .messages
             .first()
             .map_or(now_ms, |message| message.time_ms);
+        let before = position.places.everyone;
         position.places.everyone = read.start;
         if read.store_lost {
             effects.extend(self.tell_missed(position, None, MissedReason::StoreLost, to_ms));
         }
-        let evicted_end = read.start.sequence + read.evicted;
-        for (count, end, reason) in [
-            (read.evicted, evicted_end, MissedReason::Evicted),
-            (read.expired, read.gap_end, MissedReason::Expired),
+        for (gone, reason) in [
+            (read.evicted, MissedReason::Evicted),
+            (read.expired, MissedReason::Expired),
         ] {
-            if count > 0 {
-                position.places.everyone.sequence = end;
-                effects.extend(self.tell_missed(position, Some(count), reason, to_ms));
+            if gone.count > 0 {
+                position.places.everyone.sequence = gone.end;
+                effects.extend(self.tell_missed(position, Some(gone.count), reason, to_ms));
             }
         }
         if !effects.is_empty() {
-            self.everyone_missed = Some(position.places.everyone);
+            self.everyone_missed.note(before, position.places.everyone);
         }
-        self.position = self.position.map(|at| Position {
-            places: position.places,
-            ..at
-        });
+        self.position = Some(position);
         effects
     }
 
-    /// Moves past what the user does not get.
-    fn pass_to(&mut self, end: Everyone, is_all: bool) {
-        if let (true, Some(position)) = (is_all, &mut self.position) {
+    /// Sends what is due, in frames, as much as the window takes; moves to `end`, and past what the
+    /// user does not get, where all of the events for everyone were sent.
+    fn send_merged(&mut self, mut merge: Merge, end: Everyone) -> Effects {
+        let mut effects = Vec::new();
+        let mut frame: Vec<Outgoing> = Vec::new();
+        let mut frame_bytes = 0;
+        let mut room = self.window.room() as usize;
+        let mut must_fit = !self.window.is_empty();
+        while let Some(count) = merge.next_count() {
+            // A group larger than the whole window would never be sent otherwise.
+            if count > room && (must_fit || !frame.is_empty()) {
+                break;
+            }
+            let unit = merge.take();
+            room = room.saturating_sub(count);
+            must_fit = true;
+            let bytes: usize = unit.iter().map(|message| message.json.len()).sum();
+            let is_full = frame.len() + count > FRAME_MESSAGES_MAX
+                || frame_bytes + bytes > FRAME_MESSAGE_BYTES_MAX;
+            if is_full && !frame.is_empty() {
+                effects.extend(self.send_partly_replay(std::mem::take(&mut frame)));
+                frame_bytes = 0;
+            }
+            frame.extend(unit);
+            frame_bytes += bytes;
+        }
+        effects.extend(self.send_partly_replay(frame));
+        if let (true, Some(position)) = (merge.has_no_everyone(), &mut self.position) {
             position.places.everyone = end.max(position.places.everyone);
         }
+        effects
     }
 
-    fn would_reach(&self, own: &[Outgoing], last: [u64; 2]) -> bool {
+    fn would_reach(&self, own: &[Group], last: [u64; 2]) -> bool {
         let mut places = self.position.map_or([0, 0], |position| position.places.own);
-        for message in own {
-            if let At::Own(lane, place) = message.at {
-                places[lane.index()] = place.max(places[lane.index()]);
+        for group in own {
+            for message in &group.messages {
+                if let At::Own(lane, place) = message.at {
+                    places[lane.index()] = place.max(places[lane.index()]);
+                }
             }
         }
         places[0] >= last[0] && places[1] >= last[1]
@@ -165,55 +162,26 @@ impl Session {
         effects.extend(self.send_messages(rest, false));
         effects
     }
+}
 
-    /// Sends events for everyone, as many frames as they need.
-    fn send_in_frames(&mut self, messages: Vec<EveryonePlaced>) -> Effects {
-        let mut effects = Vec::new();
-        let mut rest = messages;
-        while !rest.is_empty() {
-            let fits = fitting(&rest, FRAME_MESSAGE_BYTES_MAX).clamp(1, FRAME_MESSAGES_MAX);
-            let (frame, after) = split(rest, fits);
-            rest = after;
-            effects.extend(self.send_partly_replay(frame.into_iter().map(of_everyone).collect()));
-        }
-        effects
+/// The events for everyone that were told as missed and are not acknowledged: after the first of
+/// these places, up to the last.
+#[derive(Debug, Default)]
+pub(super) struct ToldMissed(Option<(Everyone, Everyone)>);
+
+impl ToldMissed {
+    fn note(&mut self, after: Everyone, to: Everyone) {
+        let after = self.0.map_or(after, |(before, _)| before);
+        self.0 = Some((after, to));
     }
-}
 
-/// Both in one order by time; each keeps its own.
-fn merged(own: Vec<Outgoing>, everyone: Vec<EveryonePlaced>) -> Vec<Outgoing> {
-    let mut merged = Vec::with_capacity(own.len() + everyone.len());
-    let mut everyone = everyone.into_iter().peekable();
-    for message in own {
-        while let Some(earlier) = everyone.next_if(|other| other.time_ms < message.time_ms) {
-            merged.push(of_everyone(earlier));
-        }
-        merged.push(message);
+    /// True where the acknowledgement of this place is one of a `missed`, which has to be stored
+    /// soon: it is told again until it is.
+    pub fn acknowledged(&mut self, place: Everyone) -> bool {
+        let Some((after, to)) = self.0.filter(|(after, _)| place > *after) else {
+            return false;
+        };
+        self.0 = (place < to).then_some((place.max(after), to));
+        true
     }
-    merged.extend(everyone.map(of_everyone));
-    merged
-}
-
-fn of_everyone(message: EveryonePlaced) -> Outgoing {
-    Outgoing {
-        at: At::Everyone(message.sequence),
-        time_ms: message.time_ms,
-        json: message.json,
-    }
-}
-
-/// The first `count` messages, and the rest.
-fn split<T>(mut messages: Vec<T>, count: usize) -> (Vec<T>, Vec<T>) {
-    let rest = messages.split_off(count.min(messages.len()));
-    (messages, rest)
-}
-
-/// How many of the messages have no more than these bytes together.
-fn fitting(messages: &[EveryonePlaced], bytes_max: usize) -> usize {
-    let mut bytes = 0;
-    let fits = messages.iter().take_while(|message| {
-        bytes += message.json.len();
-        bytes <= bytes_max
-    });
-    fits.count()
 }

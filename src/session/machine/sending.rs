@@ -175,5 +175,5 @@ fn send(frame: ServerFrame) -> Effect {
 /// When the first message after a gap was published, or now.
 pub(super) fn first_time(run: Option<&Run>, now_ms: u64) -> u64 {
     run.and_then(|run| run.messages.first())
-        .map_or(now_ms, |message| message.time_ms)
+        .map_or(now_ms, |waiting| waiting.message.time_ms)
 }
