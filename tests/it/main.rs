@@ -5,5 +5,6 @@ mod support;
 
 mod demo_page;
 mod dev;
+mod fault;
 mod harness;
 mod tidy;
