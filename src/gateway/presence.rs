@@ -120,11 +120,7 @@ impl From<MailboxError> for Failure {
     }
 }
 
-async fn step(
-    node: &Arc<Node>,
-    epoch: &mut Epoch,
-    is_complete: &mut bool,
-) -> Result<(), Failure> {
+async fn step(node: &Arc<Node>, epoch: &mut Epoch, is_complete: &mut bool) -> Result<(), Failure> {
     let link = node.store.connect().await?;
     if link.epoch() != *epoch {
         *epoch = link.epoch();

@@ -49,8 +49,8 @@ impl Departed {
                 }
                 let connection = connections.swap_remove(index);
                 let process = (connection.node, connection.incarnation);
-                let (_, named_by) = (self.processes.entry(process))
-                    .or_insert_with(|| (started, HashSet::new()));
+                let (_, named_by) =
+                    (self.processes.entry(process)).or_insert_with(|| (started, HashSet::new()));
                 named_by.insert(user.clone());
             }
         }

@@ -2,11 +2,14 @@
 //! with a PubAck is lost.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{all_not_ready, alone, load, publish, readers, settle, users};
 use crate::support::role::Kind;
 use crate::support::{Oracle, System};
+
+/// Longer than a worker may be silent (4 s), and than a publisher waits for its PubAck (5 s).
+const LONG_OUTAGE: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn a_killed_nats_is_waited_for() {
@@ -23,9 +26,14 @@ async fn a_killed_nats_is_waited_for() {
         nats.kill();
         let began = Instant::now();
         all_not_ready(&system, component).await;
+        // Every worker has to have reason to take the others for dead.
+        tokio::time::sleep_until((began + LONG_OUTAGE).into()).await;
         nats.start_again();
         system.ready().await;
-        println!("NATS killed: ready again after {:.1} s", began.elapsed().as_secs_f64());
+        println!(
+            "NATS killed: ready again after {:.1} s",
+            began.elapsed().as_secs_f64()
+        );
     };
     tokio::join!(publish(&oracle, &system, &users, count), away);
     let tally = settle("NATS killed", &oracle, readers).await;

@@ -59,9 +59,11 @@ async fn a_dead_gateway_is_forgotten() {
 
     system.gateway(0).kill();
     let died = Instant::now();
-    eventually_within(NODE_DEATH_MAX, "the set of the dead node expires", async || {
-        online("gateway-1").await.is_empty().then_some(())
-    })
+    eventually_within(
+        NODE_DEATH_MAX,
+        "the set of the dead node expires",
+        async || online("gateway-1").await.is_empty().then_some(()),
+    )
     .await;
     let expired = died.elapsed();
     assert_eq!(online("gateway-2").await, ["here"]);
@@ -138,7 +140,10 @@ async fn an_older_process_of_the_same_name_gives_way() {
         let is_member: bool = redis.sismember(&key, "bob").await.expect("a set");
         is_member
     };
-    eventually("bob is online", async || bob_is_online().await.then_some(())).await;
+    eventually("bob is online", async || {
+        bob_is_online().await.then_some(())
+    })
+    .await;
     let frames = ann.expect_close(1012).await;
     assert_eq!(frames.last().expect("a frame")["op"], "away");
     drop(ann);

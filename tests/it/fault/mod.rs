@@ -19,6 +19,10 @@
 
 mod bus;
 mod gateway;
+mod order;
+mod race;
+mod reader;
+mod ready;
 mod store;
 mod worker;
 
@@ -30,7 +34,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::support::oracle::Tally;
 use crate::support::reader::ComesBack;
 use crate::support::role::Kind;
-use crate::support::{Oracle, eventually, Reader, Role, System};
+use crate::support::{Oracle, Reader, Role, System, eventually};
 
 /// Held by the tests that keep all cores busy, so that they do not slow each other down.
 static BUSY: Mutex<()> = Mutex::const_new(());
@@ -78,7 +82,9 @@ async fn publish(oracle: &Oracle, system: &System, users: &[String], count: usiz
         9 => oracle.publish(system, Some("all"), all).await,
         _ => {
             let user = (index - index / 10) % all.len();
-            oracle.publish(system, Some(all[user]), &all[user..=user]).await;
+            oracle
+                .publish(system, Some(all[user]), &all[user..=user])
+                .await;
         }
     };
     let events = futures_util::stream::iter(0..count).map(one);

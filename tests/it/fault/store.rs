@@ -47,13 +47,24 @@ async fn under_load(
         oracle.until_delivered(count / 4).await;
         let began = outage(redis).await;
         all_not_ready(&system, component).await;
-        eventually("nothing more is pulled", async || is_at_rest(&system).await).await;
+        let delivered = eventually("nothing more is pulled", async || {
+            let before = deliveries(&system).await;
+            (before == deliveries(&system).await).then_some(before)
+        })
+        .await;
         // The outage has to last: that nothing is delivered again is what is tried.
         tokio::time::sleep_until((began + LONG_OUTAGE).into()).await;
-        eventually("nothing more is pulled", async || is_at_rest(&system).await).await;
+        assert_eq!(
+            deliveries(&system).await,
+            delivered,
+            "pulled or delivered again"
+        );
         end(redis);
         system.ready().await;
-        println!("{name}: ready again after {:.1} s", began.elapsed().as_secs_f64());
+        println!(
+            "{name}: ready again after {:.1} s",
+            began.elapsed().as_secs_f64()
+        );
     };
     tokio::join!(publish(&oracle, &system, &users, count), away);
     let tally = settle(name, &oracle, readers).await;
@@ -67,13 +78,6 @@ fn component(kind: Kind) -> &'static str {
         Kind::Gateway => "store",
         Kind::Worker => "redis",
     }
-}
-
-/// That the workers hold what they hold, and have asked for nothing more.
-async fn is_at_rest(system: &System) -> Option<()> {
-    let before = deliveries(system).await;
-    let after = deliveries(system).await;
-    (before == after).then_some(())
 }
 
 /// For each consumer of `EVENTS`: its name, its last delivery, and how many were made again.

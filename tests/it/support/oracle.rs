@@ -148,9 +148,11 @@ impl Oracle {
 
     /// Waits until all devices together have heard so many messages.
     pub async fn until_delivered(&self, count: usize) {
-        eventually_within(PROMISES_KEPT_WITHIN, format!("{count} deliveries"), async || {
-            (self.deliveries() >= count).then_some(())
-        })
+        eventually_within(
+            PROMISES_KEPT_WITHIN,
+            format!("{count} deliveries"),
+            async || (self.deliveries() >= count).then_some(()),
+        )
         .await;
     }
 
