@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{all_not_ready, alone, load, publish, readers, settle, users};
+use super::{all_not_ready, alone, load, loaded, publish, readers, settle, users};
+use crate::support::Oracle;
 use crate::support::role::Kind;
-use crate::support::{Oracle, System};
 
 /// Longer than a worker may be silent (4 s), and than a publisher waits for its PubAck (5 s).
 const LONG_OUTAGE: Duration = Duration::from_secs(6);
@@ -14,7 +14,7 @@ const LONG_OUTAGE: Duration = Duration::from_secs(6);
 #[tokio::test]
 async fn a_killed_nats_is_waited_for() {
     let _alone = alone().await;
-    let builder = System::builder().gateways(2).workers(2).own_servers();
+    let builder = loaded().gateways(2).workers(2).own_servers();
     let system = builder.start().await;
     let nats = system.nats_server();
     let oracle = Arc::new(Oracle::default());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
 
-use super::{alone, load, publish, readers, settle, users};
+use super::{alone, load, loaded, publish, readers, settle, users};
 use crate::support::role::Kind;
 use crate::support::{Oracle, Role, System, eventually, eventually_within};
 
@@ -15,7 +15,7 @@ const NODE_DEATH_MAX: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn users_of_a_killed_gateway_go_on_elsewhere() {
     let _alone = alone().await;
-    let system = System::builder().gateways(2).workers(2).start().await;
+    let system = loaded().gateways(2).workers(2).start().await;
     let oracle = Arc::new(Oracle::default());
     let users = users(10);
     let readers = readers(&oracle, &system, &users);

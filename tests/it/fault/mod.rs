@@ -34,6 +34,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::support::oracle::Tally;
 use crate::support::reader::ComesBack;
 use crate::support::role::Kind;
+use crate::support::system::Builder;
 use crate::support::{Oracle, Reader, Role, System, eventually};
 
 /// Held by the tests that keep all cores busy, so that they do not slow each other down.
@@ -47,6 +48,11 @@ async fn alone() -> MutexGuard<'static, ()> {
 fn load(count: usize) -> usize {
     let factor = std::env::var("TEST_LOAD").map(|text| text.parse::<usize>());
     count * factor.map_or(1, |factor| factor.expect("TEST_LOAD is a whole number"))
+}
+
+/// A system in whose mailboxes the whole load may wait.
+fn loaded() -> Builder {
+    System::builder().env("CATCHUP_MAX_MESSAGES", "100000")
 }
 
 /// `user-1` up to `user-<count>`.

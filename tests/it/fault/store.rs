@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{all_not_ready, alone, load, publish, readers, settle, users};
+use super::{all_not_ready, alone, load, loaded, publish, readers, settle, users};
 use crate::support::role::Kind;
 use crate::support::{Oracle, RedisServer, System, eventually};
 
@@ -36,7 +36,7 @@ async fn under_load(
     end: impl Fn(&RedisServer),
 ) {
     let _alone = alone().await;
-    let builder = System::builder().gateways(2).workers(2).own_servers();
+    let builder = loaded().gateways(2).workers(2).own_servers();
     let system = builder.start().await;
     let redis = system.redis_server();
     let oracle = Arc::new(Oracle::default());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{alone, load, publish, readers, settle, users};
-use crate::support::{Oracle, System, eventually};
+use super::{alone, load, loaded, publish, readers, settle, users};
+use crate::support::{Oracle, eventually};
 
 /// How long JetStream waits for a worker's sign of life (`ack_wait`).
 const REDELIVERY: Duration = Duration::from_secs(10);
@@ -12,7 +12,7 @@ const REDELIVERY: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn what_a_killed_worker_held_arrives_from_another() {
     let _alone = alone().await;
-    let system = System::builder().workers(2).start().await;
+    let system = loaded().workers(2).start().await;
     let oracle = Arc::new(Oracle::default());
     let users = users(10);
     let readers = readers(&oracle, &system, &users);
@@ -41,7 +41,7 @@ async fn what_a_killed_worker_held_arrives_from_another() {
 #[tokio::test]
 async fn a_paused_worker_is_replaced_and_comes_back() {
     let _alone = alone().await;
-    let system = System::builder().workers(2).start().await;
+    let system = loaded().workers(2).start().await;
     let oracle = Arc::new(Oracle::default());
     let users = users(10);
     let readers = readers(&oracle, &system, &users);
@@ -62,7 +62,7 @@ async fn a_paused_worker_is_replaced_and_comes_back() {
 #[tokio::test]
 async fn a_worker_that_is_told_to_end_leaves_nothing_to_wait_for() {
     let _alone = alone().await;
-    let system = System::builder().workers(3).start().await;
+    let system = loaded().workers(3).start().await;
     let oracle = Arc::new(Oracle::default());
     let users = users(10);
     let readers = readers(&oracle, &system, &users);
