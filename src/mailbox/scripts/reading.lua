@@ -1,4 +1,7 @@
--- How the waiting messages are put in order and cut into pages. For register and page.
+-- How what waits is put in order and cut into pages. Put between the prelude and register or
+-- page; defines, does nothing by itself.
+-- KEYS: as in prelude.lua. ARGV: none; its functions take what they need.
+-- Returns nothing. Atomic with the script that it is a part of.
 
 -- The most entries a page may have is looked past by this many, to cut it where the keys allow.
 local LOOKAHEAD = 32
