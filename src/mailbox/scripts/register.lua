@@ -188,11 +188,8 @@ if #mailbox.connections == 0 then
   end
 end
 local page = read_page(lanes, start.places, now, tonumber(ARGV[13]), tonumber(ARGV[14]))
-local pending = 0
-for number, lane in ipairs(lanes) do
-  local gone = lane.head - 1 + expired_heads(lane, now)
-  pending = pending + lane.last - math.max(start.places[number], gone)
-end
+local pending = count_waiting(lanes[1], start.places[1], now)
+  + count_waiting(lanes[2], start.places[2], now)
 
 if is_born then
   redis.call('HSET', KEYS[1], 'life', mailbox.life, 'born', whole(born))
@@ -209,6 +206,8 @@ mailbox.connections = others
 write_connections(others)
 if replaced ~= '' then
   redis.call('HSET', KEYS[1], 'replaced:' .. device, replaced)
+elseif fields['replaced:' .. device] then
+  redis.call('HDEL', KEYS[1], 'replaced:' .. device)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[10])
 trim(mailbox, hold, now, ttl)

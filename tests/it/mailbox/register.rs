@@ -423,10 +423,11 @@ async fn a_new_device_starts_at_the_newest_event_for_everyone() {
 }
 
 #[tokio::test]
-async fn messages_expired_at_the_head_are_not_pending() {
+async fn expired_messages_are_not_pending() {
     let bench = Bench::start().await;
     bench.append_all(&[bench.expired(1)]).await;
     bench.append([2]).await;
+    bench.append_all(&[bench.expired(4)]).await;
     let soon = bench.append_of(Lane::High, 3);
     bench.append_all(&[soon]).await;
     assert_eq!(bench.register("phone").await.pending, 2);
