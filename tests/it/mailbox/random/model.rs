@@ -374,10 +374,6 @@ impl Model {
         }
     }
 
-    pub fn is_held(&mut self, epoch: usize) -> bool {
-        !self.may_trim(epoch)
-    }
-
     /// A lost mailbox: its devices have the time to live to come back.
     pub fn hold_for_the_lost(&mut self, epoch: usize) {
         self.may_trim(epoch);

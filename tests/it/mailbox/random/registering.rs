@@ -69,8 +69,7 @@ impl Model {
             !(self.devices.keys()).any(|device| *device != request.device && self.is_known(device));
         let was_nobody_connected = self.connections.is_empty();
         self.born(given.life);
-        let is_held = self.is_held(given.epoch);
-        let (start, is_new) = self.start(request, given, is_first, is_held);
+        let (start, is_new) = self.start(request, given, is_first);
         if start.lost {
             self.hold_for_the_lost(given.epoch);
         }
@@ -101,13 +100,7 @@ impl Model {
         expected
     }
 
-    fn start(
-        &self,
-        request: &Request,
-        given: &Given,
-        is_first: bool,
-        is_held: bool,
-    ) -> (Record, bool) {
+    fn start(&self, request: &Request, given: &Given, is_first: bool) -> (Record, bool) {
         let life = self.life;
         let last = [self.lanes[0].last(), self.lanes[1].last()];
         let is_position = |cursor: &Position| given.has_epoch && Some(cursor.life.0) == life;
@@ -159,8 +152,7 @@ impl Model {
             }
         }
         if let Some(session_life) = request.session_life {
-            let has_lost_record = record.is_none() && !is_held;
-            start.lost |= Some(session_life) != life || has_lost_record;
+            start.lost |= Some(session_life) != life || record.is_none();
         }
         start.seen = self.now;
         (start, is_new)
