@@ -6,4 +6,5 @@ mod support;
 mod demo_page;
 mod dev;
 mod harness;
+mod mailbox;
 mod tidy;
