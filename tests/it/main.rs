@@ -5,6 +5,7 @@ mod support;
 
 mod demo_page;
 mod dev;
+mod fault;
 mod harness;
 mod mailbox;
 mod tidy;

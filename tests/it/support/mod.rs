@@ -17,6 +17,8 @@
 //! | `command` | [`Catchup`]: any subcommand run to its end |
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
+//! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
+//! | `reader` | [`Reader`]: a client that acknowledges and comes back by itself |
 //! | `nats` | publishing by JetStream, and [`RawNats`] for bytes that no client library sends |
 //! | `store` | what a user's mailbox holds, read from Redis |
 //! | `http` | requests to the admin port and refusals; `metrics`: what `/metrics` says |
@@ -42,8 +44,10 @@ pub mod command;
 pub mod http;
 pub mod metrics;
 pub mod nats;
+pub mod oracle;
 pub mod ports;
 pub mod process;
+pub mod reader;
 pub mod role;
 pub mod servers;
 pub mod socket;
@@ -56,6 +60,8 @@ use std::time::{Duration, Instant};
 
 pub use command::Catchup;
 pub use nats::RawNats;
+pub use oracle::Oracle;
+pub use reader::Reader;
 pub use role::Role;
 pub use servers::{NatsServer, RedisServer};
 pub use socket::{Frame, Socket, SocketRequest};
