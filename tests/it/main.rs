@@ -5,5 +5,8 @@ mod support;
 
 mod demo_page;
 mod dev;
+mod devices;
 mod harness;
+mod live;
+mod offline;
 mod tidy;
