@@ -3,10 +3,13 @@
 
 mod support;
 
+mod acknowledgement;
 mod demo_page;
 mod dev;
 mod devices;
+mod expiry;
 mod harness;
 mod live;
+mod missed;
 mod offline;
 mod tidy;
