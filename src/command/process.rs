@@ -12,8 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::bus::BusConfig;
-use crate::config::{self, Role};
-use crate::config::{Resolved, Setting, Settings, Surroundings};
+use crate::config::{self, Resolved, Role, Setting, Settings, Surroundings};
 use crate::mailbox::StoreConfig;
 use crate::telemetry::{Health, Metrics, admin, logging};
 
@@ -64,10 +63,10 @@ fn follow_signals(shutdown: CancellationToken) -> std::io::Result<()> {
 
 /// A role's process: what its work is given, and the admin server beside it.
 pub(super) struct Process {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) health: Health,
+    metrics: Arc<Metrics>,
+    health: Health,
     /// Cancelled by the first signal; from then on the process is not ready.
-    pub(super) shutdown: CancellationToken,
+    shutdown: CancellationToken,
     admin: JoinHandle<()>,
     admin_shutdown: CancellationToken,
 }
@@ -115,11 +114,39 @@ impl Process {
         })
     }
 
+    /// What the role's work is given.
+    pub(super) fn shared(&self) -> (Arc<Metrics>, Health, CancellationToken) {
+        (
+            self.metrics.clone(),
+            self.health.clone(),
+            self.shutdown.clone(),
+        )
+    }
+
     /// Ends the admin server, after the role's work. Its own time limit is short.
     pub(super) async fn finish(self) {
         self.admin_shutdown.cancel();
         let _ = self.admin.await;
         info!("ended");
+    }
+}
+
+/// How a role reaches NATS.
+pub(super) fn bus_config(role: &str, resolved: &Resolved) -> BusConfig {
+    BusConfig {
+        urls: resolved.nats_urls.clone(),
+        namespace: resolved.namespace.clone(),
+        name: format!("catchup {role} {}", resolved.node),
+    }
+}
+
+/// How a role reaches Redis.
+pub(super) fn store_config(resolved: &Resolved) -> StoreConfig {
+    StoreConfig {
+        namespace: resolved.namespace.clone(),
+        ttl: resolved.message_ttl,
+        cap: resolved.max_messages,
+        ..StoreConfig::new(&resolved.redis_url)
     }
 }
 
@@ -133,23 +160,4 @@ pub(super) async fn bind(setting: Setting, address: &str) -> anyhow::Result<TcpL
         let variable = setting.variable();
         anyhow!("{variable}: cannot listen on {address}: {error}; choose another address")
     })
-}
-
-/// How a role reaches NATS.
-pub(super) fn bus(resolved: &Resolved, role: &str) -> BusConfig {
-    BusConfig {
-        urls: resolved.nats_urls.clone(),
-        namespace: resolved.namespace.clone(),
-        name: format!("catchup {role} {}", resolved.node),
-    }
-}
-
-/// The store as a role's settings describe it.
-pub(super) fn store(resolved: &Resolved) -> StoreConfig {
-    StoreConfig {
-        namespace: resolved.namespace.clone(),
-        ttl: resolved.message_ttl,
-        cap: resolved.max_messages,
-        ..StoreConfig::new(&resolved.redis_url)
-    }
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::{UsageError, process};
-use crate::bus::{self, Bus, BusConfig, BusError};
+use crate::bus::{self, Bus, BusError};
 use crate::config::{Resolved, Role, Settings, redact_url};
 use crate::event::{Address, Event, Limits};
 
@@ -196,11 +196,7 @@ async fn publish(resolved: &Resolved, publication: &Publication) -> anyhow::Resu
 
 /// Connects with one attempt: a command line should fail rather than hang.
 async fn connect(resolved: &Resolved) -> anyhow::Result<Bus> {
-    let config = BusConfig {
-        urls: resolved.nats_urls.clone(),
-        namespace: resolved.namespace.clone(),
-        name: "catchup publish".to_owned(),
-    };
+    let config = process::bus_config("publish", resolved);
     let give_up = CancellationToken::new();
     let reason = RefCell::new("no answer".to_owned());
     let connecting = bus::connect_reporting(&config, &give_up, |error| {

@@ -40,7 +40,10 @@ fn problem(error: &clap::Error) -> String {
         ErrorKind::MissingRequiredArgument => format!("missing {argument}"),
         ErrorKind::InvalidValue => format!("{argument} needs a value"),
         ErrorKind::TooManyValues => format!("{argument} takes no value"),
-        ErrorKind::ArgumentConflict => format!("{argument} is given more than once"),
+        ErrorKind::ArgumentConflict => match context(error, ContextKind::PriorArg) {
+            prior if prior == argument => format!("{argument} is given more than once"),
+            prior => format!("{argument} cannot go together with {prior}"),
+        },
         ErrorKind::ValueValidation => match std::error::Error::source(error) {
             Some(source) => format!("{argument} has a wrong value: {source}"),
             None => format!("{argument} has a wrong value"),

@@ -1,6 +1,6 @@
 //! `catchup worker`: one member of the worker fleet.
 
-use super::process::{self, Process, bus, store};
+use super::process::{self, Process, bus_config, store_config};
 use crate::config::{Role, Settings};
 use crate::worker::{self, WorkerConfig};
 
@@ -22,17 +22,12 @@ pub fn run(arguments: &WorkerArguments) -> anyhow::Result<()> {
     process::run(|shutdown| async move {
         let process = Process::start("worker", &resolved, shutdown).await?;
         let config = WorkerConfig {
-            bus: bus(&resolved, "worker"),
-            store: store(&resolved),
+            bus: bus_config("worker", &resolved),
+            store: store_config(&resolved),
             node: resolved.node.clone(),
         };
-        let result = worker::run(
-            config,
-            process.metrics.clone(),
-            process.health.clone(),
-            process.shutdown.clone(),
-        );
-        let result = result.await;
+        let (metrics, health, shutdown) = process.shared();
+        let result = worker::run(config, metrics, health, shutdown).await;
         process.finish().await;
         Ok(result?)
     })

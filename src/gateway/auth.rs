@@ -59,7 +59,8 @@ pub struct InvalidKey;
 #[derive(Deserialize)]
 struct Claims {
     sub: Option<Subject>,
-    exp: f64,
+    /// Seconds since 1970; the library insists on it.
+    exp: Option<f64>,
 }
 
 /// RFC 7519 asks for a string; publishers may name users by integers, so a token may as well.
@@ -133,8 +134,9 @@ impl Auth {
             None => return Err(Unauthorised::NoUser),
         };
         let user = UserId::parse(&subject).map_err(|_| Unauthorised::NoUser)?;
+        let seconds = data.claims.exp.ok_or(Unauthorised::NoExpiry)?;
         let since_epoch =
-            Duration::try_from_secs_f64(data.claims.exp).map_err(|_| Unauthorised::Invalid)?;
+            Duration::try_from_secs_f64(seconds).map_err(|_| Unauthorised::Invalid)?;
         let expires = UNIX_EPOCH.checked_add(since_epoch);
         // The library compares whole seconds and lets the second of the expiry pass.
         if expires.is_some_and(|expires| expires <= SystemTime::now()) {

@@ -23,7 +23,10 @@ pub struct Peer {
 /// What a read brought.
 pub enum Answer {
     Registered(Registered),
-    Page(PageRead),
+    Page {
+        number: u64,
+        read: PageRead,
+    },
     /// The last places, from a `reassert`.
     Counted([u64; 2]),
 }
@@ -46,12 +49,19 @@ pub async fn register_first(
 }
 
 /// Registers a connection anew, from what the store has.
-pub fn register_again(node: Arc<Node>, peer: Peer, order: u64, life: Option<Life>) -> Reading {
+pub fn register_again(
+    node: Arc<Node>,
+    peer: Peer,
+    order: u64,
+    life: Option<Life>,
+    cursor: Option<Position>,
+) -> Reading {
     Box::pin(async move {
         let link = node.store.connect().await?;
         let request = Register {
             order: Some(order),
             session_life: life,
+            cursor,
             ..register_request(&peer)
         };
         let registered = link.register(&peer.user, &request).await?;
@@ -74,8 +84,14 @@ fn register_request(peer: &Peer) -> Register {
     }
 }
 
-/// Reads the next page.
-pub fn read_page(node: Arc<Node>, peer: Peer, after: Position, messages_max: usize) -> Reading {
+/// Reads the next page; the number comes back with it.
+pub fn read_page(
+    node: Arc<Node>,
+    peer: Peer,
+    number: u64,
+    after: Position,
+    messages_max: usize,
+) -> Reading {
     Box::pin(async move {
         let link = link_of(&node, &after).await?;
         let request = PageRequest {
@@ -83,7 +99,8 @@ pub fn read_page(node: Arc<Node>, peer: Peer, after: Position, messages_max: usi
             bytes_max: FRAME_MESSAGE_BYTES_MAX,
         };
         let (counters, page) = (link.page(&peer.user, &peer.device, &after, request)).await?;
-        Ok(Answer::Page(page_read(counters, page)))
+        let read = page_read(counters, page);
+        Ok(Answer::Page { number, read })
     })
 }
 

@@ -1,90 +1,88 @@
 //! The page of `catchup dev`, used as a person would. Needs Chromium, so `scripts/test` runs it.
 
+use std::path::Path;
+
 use serde_json::json;
 
-use crate::support::System;
 use crate::support::browser::Browser;
-use crate::support::process::scratch;
+use crate::support::{System, eventually};
 
 /// The text of a user's list, newest first.
 const ITEMS: &str = "[...document.querySelectorAll('#bob li')].map(item => item.innerText)";
+/// The second badge of the newest three: the types.
+const NEWEST_TYPES: &str = "[...document.querySelectorAll('#bob li')].slice(0, 3)
+    .map(item => item.querySelectorAll('.badge')[1].textContent)";
+const SWITCH_BOB: &str = "document.querySelector('#bob .switch').click()";
 
 #[tokio::test]
 #[ignore = "needs Chromium: scripts/test runs it"]
 async fn two_users_publish_and_catch_up_in_a_browser() {
     let system = System::builder().demo().start().await;
     let url = format!("http://127.0.0.1:{}/", system.gateway(0).port());
-    let mut browser = Browser::open(&url).await;
-    browser.appear(1000, 760, false).await;
-    let state = |user: &str| format!("document.querySelector('#{user} .state').textContent");
-    for user in ["ann", "bob"] {
-        browser.until(&format!("{} === 'live'", state(user))).await;
-    }
+    let mut page = Browser::open(&url).await;
+    page.appear(1000, 760, false).await;
+    until_state(&mut page, "ann", "live").await;
+    until_state(&mut page, "bob", "live").await;
 
     // By keyboard alone: the first stop is ann's switch, the next is her first button.
-    browser.press("Tab").await;
-    browser.press("Tab").await;
-    browser.press("Enter").await;
-    browser
-        .until("document.querySelector('#bob li .badge.live') !== null")
+    page.press("Tab").await;
+    page.press("Tab").await;
+    page.press("Enter").await;
+    page.until("document.querySelector('#bob li .badge.live') !== null")
         .await;
-    let items = browser.evaluate(ITEMS).await;
+    let items = page.evaluate(ITEMS).await;
     assert!(
         items[0].as_str().unwrap().contains("ann likes your post"),
         "{items}"
     );
 
     // Away: what is published meanwhile waits, and comes in order.
-    browser
-        .evaluate("document.querySelector('#bob .switch').click()")
-        .await;
-    browser
-        .until(&format!("{} === 'offline'", state("bob")))
-        .await;
-    for button in ["Comment", "Post", "Delete"] {
-        let click = format!(
-            "[...document.querySelectorAll('#ann .actions button')]
-               .find(button => button.textContent === '{button}').click()"
-        );
-        browser.evaluate(&click).await;
-        let published = "document.querySelector('#bob .counts').textContent";
-        let count = match button {
-            "Comment" => 1,
-            "Post" => 2,
-            _ => 3,
-        };
-        browser
-            .until(&format!(
-                "{published}.includes('{count} published meanwhile')"
-            ))
+    page.evaluate(SWITCH_BOB).await;
+    until_state(&mut page, "bob", "offline").await;
+    for (count, button) in [(1, "Comment"), (2, "Post"), (3, "Delete")] {
+        publish(&mut page, button).await;
+        let counts = "document.querySelector('#bob .counts').textContent";
+        page.until(&format!("{counts}.includes('{count} published meanwhile')"))
             .await;
     }
-    browser
-        .evaluate("document.querySelector('#bob .switch').click()")
+    page.evaluate(SWITCH_BOB).await;
+    page.until("document.querySelectorAll('#bob li .badge.replayed').length === 3")
         .await;
-    browser
-        .until("document.querySelectorAll('#bob li .badge.replayed').length === 3")
-        .await;
-    let texts = "[...document.querySelectorAll('#bob li')].slice(0, 3).map(item =>
-        item.querySelectorAll('.badge')[1].textContent)";
     let newest_first = json!(["delete_post", "new_post", "new_comment"]);
-    assert_eq!(browser.evaluate(texts).await, newest_first);
-    browser.until(&format!("{} === 'live'", state("bob"))).await;
+    assert_eq!(page.evaluate(NEWEST_TYPES).await, newest_first);
+    until_state(&mut page, "bob", "live").await;
 
-    browser.screenshot(&scratch().join("demo-light.png")).await;
-    browser.appear(420, 900, true).await;
-    let overflow = "document.documentElement.scrollWidth > innerWidth";
-    assert_eq!(browser.evaluate(overflow).await, false);
-    browser.screenshot(&scratch().join("demo-dark.png")).await;
-    assert!(
-        browser.complaints().is_empty(),
-        "{:?}",
-        browser.complaints()
-    );
+    // It fits a phone, too; and the browser had nothing to complain about.
+    screenshot(&mut page, "light").await;
+    page.appear(420, 900, true).await;
+    let overflows = "document.documentElement.scrollWidth > innerWidth";
+    assert_eq!(page.evaluate(overflows).await, false);
+    screenshot(&mut page, "dark").await;
+    assert!(page.complaints().is_empty(), "{:?}", page.complaints());
 
     // All of it was acknowledged: nothing waits.
-    crate::support::eventually("empty mailboxes", async || {
+    eventually("an empty mailbox", async || {
         system.waiting("bob").await.is_empty().then_some(())
     })
     .await;
+}
+
+async fn until_state(page: &mut Browser, user: &str, state: &str) {
+    let shown = format!("document.querySelector('#{user} .state').textContent");
+    page.until(&format!("{shown} === '{state}'")).await;
+}
+
+/// Clicks one of ann's buttons.
+async fn publish(page: &mut Browser, label: &str) {
+    let buttons = "[...document.querySelectorAll('#ann .actions button')]";
+    let click = format!("{buttons}.find(button => button.textContent === '{label}').click()");
+    page.evaluate(&click).await;
+}
+
+/// Into the folder that `TEST_SCREENSHOTS` names, for whoever wants to look.
+async fn screenshot(page: &mut Browser, name: &str) {
+    if let Some(folder) = std::env::var_os("TEST_SCREENSHOTS") {
+        page.screenshot(&Path::new(&folder).join(format!("demo-{name}.png")))
+            .await;
+    }
 }

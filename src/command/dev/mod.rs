@@ -23,6 +23,7 @@ mod system;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::builder::RangedI64ValueParser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::UsageError;
@@ -32,24 +33,18 @@ use output::Printer;
 use plan::Plan;
 use system::System;
 
-/// The whole system on this machine: servers, gateways, workers and a demo page
-///
-/// With port P: gateways listen on P, P+1, …; NATS on P+10, Redis on P+11, health and metrics
-/// from P+20 (gateways first). Everything listens on 127.0.0.1 and believes who a client says
-/// it is. Ctrl-C ends everything and leaves nothing.
-///
-/// Of the settings, the namespace, limits and log settings in the environment hold here too;
-/// addresses, servers and authentication are dev's own.
+/// Flags of `catchup dev`.
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct DevArguments {
     /// The first gateway's port
-    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..=i64::from(plan::PORT_MAX)))]
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = up_to(plan::PORT_MAX))]
     port: u16,
     /// How many gateways
-    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=i64::from(plan::GATEWAYS_MAX)))]
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = up_to(plan::GATEWAYS_MAX))]
     gateways: u16,
     /// How many workers
-    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=i64::from(plan::WORKERS_MAX)))]
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = up_to(plan::WORKERS_MAX))]
     workers: u16,
     /// Use these NATS servers instead of starting one
     #[arg(long, value_name = "URLS")]
@@ -67,6 +62,19 @@ pub struct DevArguments {
     /// from the PATH
     #[arg(long, value_name = "PATH")]
     redis_server: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "\
+With --port P, gateways listen on P, P+1, …; NATS on P+10, Redis on P+11, health and metrics from
+P+20 (gateways first). Everything listens on 127.0.0.1 only and believes who a client says it is.
+The demo page is at http://127.0.0.1:P/. Ctrl-C ends everything and leaves nothing.
+
+Of the settings in the environment, the namespace, the limits, the allowed origins and the log
+settings hold here too. Addresses, servers and authentication are dev's own.";
+
+/// 1 to `most`.
+fn up_to(most: u16) -> RangedI64ValueParser<u16> {
+    RangedI64ValueParser::new().range(1..=i64::from(most))
 }
 
 /// Runs until Ctrl-C, SIGTERM or SIGHUP, and ends everything it started.

@@ -110,10 +110,7 @@ fn check(kind: Kind, program: &Path) -> anyhow::Result<()> {
             major,
             minor,
         } = version;
-        bail!(
-            "{shown} is {product} {major}.{minor}, older than {}",
-            kind.wanted()
-        );
+        bail!("{shown} is {product} {major}.{minor}, which is too old");
     }
     Ok(())
 }

@@ -20,14 +20,17 @@ impl Connection {
         let (node, peer) = (&self.node, &self.peer);
         if self.reading.is_none() && now >= self.retry_at && !self.outbox.is_busy() {
             if let Some(wanted) = self.wanted {
+                let (node, peer) = (node.clone(), peer.clone());
                 self.reading = Some(match wanted {
                     Wanted::Register { again } => {
-                        operations::register_again(node.clone(), peer.clone(), self.order, again)
+                        let cursor = self.session.acknowledged();
+                        operations::register_again(node, peer, self.order, again, cursor)
                     }
                     Wanted::Page {
+                        number,
                         after,
                         messages_max,
-                    } => operations::read_page(node.clone(), peer.clone(), after, messages_max),
+                    } => operations::read_page(node, peer, number, after, messages_max),
                 });
             } else if let (true, Some(position)) =
                 (now >= self.reassert_at, self.session.acknowledged())
@@ -60,9 +63,9 @@ impl Connection {
                 self.wanted = None;
                 self.session.registered(registration(registered))
             }
-            Ok(Answer::Page(page)) => {
+            Ok(Answer::Page { number, read }) => {
                 self.wanted = None;
-                self.session.page_read(page)
+                self.session.page_read(number, read)
             }
             Ok(Answer::Counted(last)) => self.session.counted(last),
             Err(error) => return self.take_error(&error),

@@ -68,6 +68,7 @@ enum Wanted {
         again: Option<Life>,
     },
     Page {
+        number: u64,
         after: Position,
         messages_max: usize,
     },
@@ -298,10 +299,12 @@ impl Connection {
                     self.outbox.push(&self.node, &frame, times_ms);
                 }
                 Effect::ReadPage {
+                    number,
                     after,
                     messages_max,
                 } => {
                     self.wanted = Some(Wanted::Page {
+                        number,
                         after,
                         messages_max,
                     });
