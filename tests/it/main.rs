@@ -12,4 +12,7 @@ mod harness;
 mod live;
 mod missed;
 mod offline;
+mod refusals;
+mod sizes;
+mod strange_bytes;
 mod tidy;
