@@ -6,7 +6,7 @@ use super::append::parse_life;
 use super::entry::ReadEntry;
 use super::link::{ConnectionId, Link, random_life};
 use super::reply::Reply;
-use super::{DEVICES_MAX, MailboxError, scripts};
+use super::{DEVICES_MAX, MailboxError, NUMBER_MAX, scripts};
 use crate::event::UserId;
 use crate::protocol::{Everyone, Lane, Life, Places, Position};
 use crate::telemetry::MailboxOperation;
@@ -111,14 +111,16 @@ impl Link {
                     .map_or(String::new(), |life| life.0.to_string()),
             )
             .arg(limits.ttl_ms)
-            .arg(limits.hash_ttl_ms)
+            .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms)
             .arg(DEVICES_MAX)
             .arg(request.page.messages_max)
             .arg(request.page.bytes_max)
             .arg(request.newest_everyone.creation)
             .arg(request.newest_everyone.sequence);
-        match &request.cursor {
+        // A forged cursor may hold any number; nobody was given one like that.
+        let cursor = (request.cursor.as_ref()).filter(|position| is_countable(position));
+        match cursor {
             Some(position) => script
                 .arg(position.epoch.to_string())
                 .arg(position.life.0.to_string())
@@ -167,7 +169,8 @@ impl Link {
     }
 
     /// The next page after `position`. Errors: [`MailboxError::LifeChanged`] and
-    /// [`MailboxError::EpochChanged`] where the position belongs to another mailbox or time line.
+    /// [`MailboxError::EpochChanged`] where the position belongs to another mailbox or time line,
+    /// [`MailboxError::UnknownDevice`] where nothing is kept for the device any more.
     pub async fn page(
         &self,
         user: &UserId,
@@ -200,6 +203,9 @@ impl Link {
         device: &str,
         position: &Position,
     ) -> Result<(), MailboxError> {
+        if !is_countable(position) {
+            return Err(MailboxError::Ahead);
+        }
         let limits = self.limits();
         let places = &position.places;
         let mut script = self.script(&scripts::ACK, user);
@@ -214,7 +220,7 @@ impl Link {
             .arg(position.time_ms)
             .arg(u8::from(position.store_lost_told))
             .arg(limits.ttl_ms)
-            .arg(limits.hash_ttl_ms)
+            .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms);
         self.call(MailboxOperation::Ack, user, &script).await?;
         Ok(())
@@ -242,7 +248,7 @@ impl Link {
             .arg(connection.number)
             .arg(order)
             .arg(limits.ttl_ms)
-            .arg(limits.hash_ttl_ms)
+            .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms);
         let mut reply = self.call(MailboxOperation::Reassert, user, &script).await?;
         Ok([reply.number()?, reply.number()?])
@@ -263,6 +269,20 @@ impl Link {
             .await?;
         Ok(())
     }
+}
+
+/// True where the scripts can count with all numbers of a position.
+fn is_countable(position: &Position) -> bool {
+    let places = &position.places;
+    [
+        places.own[0],
+        places.own[1],
+        places.everyone.creation,
+        places.everyone.sequence,
+        position.time_ms,
+    ]
+    .iter()
+    .all(|number| *number < NUMBER_MAX)
 }
 
 fn parse_replaced(text: &str) -> Option<ConnectionId> {

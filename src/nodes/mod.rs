@@ -1,3 +1,7 @@
-//! Who is alive, and who owns what.
+//! Who is alive, and who owns what: leases of gateways, heartbeats of workers.
 
+mod directory;
 pub mod fleet;
+pub mod lease;
+
+pub use directory::Directory;

@@ -47,7 +47,7 @@ pub struct Registration {
     pub read: PageRead,
 }
 
-/// The answer to [`Effect::ReadPage`].
+/// What was read at one moment: the answer to [`Effect::ReadPage`].
 #[derive(Debug, Clone, Default)]
 pub struct PageRead {
     /// The store's clock, milliseconds since 1970.
@@ -89,11 +89,14 @@ pub struct Forwarded {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Register the connection, and answer with [`Session::registered`]. `again` is the life of
-    /// the session when it registers anew.
+    /// the session when it registers anew; then the cursor to register with is
+    /// [`Session::acknowledged`], else the one that the client gave.
     Register { again: Option<Life> },
-    /// Read a page after the position, and answer with [`Session::page_read`]. Only when what was
-    /// to be sent before is written: a slow socket must not fill the memory.
+    /// Read a page after the position, and answer with [`Session::page_read`] and this number, or
+    /// with [`Session::register_again`] where the mailbox has another life or epoch. Only when
+    /// what was to be sent before is written: a slow socket must not fill the memory.
     ReadPage {
+        number: u64,
         after: Position,
         messages_max: usize,
     },
@@ -102,7 +105,8 @@ pub enum Effect {
         frame: ServerFrame,
         times_ms: Vec<u64>,
     },
-    /// Store the newest acknowledgement, within a second; it stands for this many messages more.
+    /// Store the newest acknowledgement, within a second; it stands for this many messages more
+    /// (those without a place are not counted). May follow [`Effect::Close`].
     Acknowledge { position: Position, messages: u64 },
     /// Call [`Session::hold_expired`] after [`HOLD_MILLISECONDS`].
     Hold,

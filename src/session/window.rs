@@ -2,14 +2,20 @@
 
 use std::collections::VecDeque;
 
-use crate::protocol::{Places, Position};
+use crate::protocol::{Epoch, Life, Places, Position};
 
-/// Frames in flight on one connection. Frames that carry a cursor are kept until a cursor at or
-/// beyond theirs is acknowledged.
+/// An emptied queue keeps room for this many frames: a socket that rests after a burst is small.
+const RESTING_FRAMES: usize = 8;
+
+/// Frames in flight on one connection. A frame is in flight until a cursor at or beyond its own
+/// is acknowledged.
 #[derive(Debug)]
 pub(super) struct Window {
     messages_max: u32,
     sent: VecDeque<Sent>,
+    /// What was in flight when the session left its time line, as one frame.
+    earlier: Option<Earlier>,
+    /// All messages in flight, those of `earlier` and those without a place included.
     messages: u32,
 }
 
@@ -17,15 +23,30 @@ pub(super) struct Window {
 struct Sent {
     places: Places,
     messages: u32,
+    /// Messages without a place that were sent after this frame.
+    ephemeral: u32,
+}
+
+#[derive(Debug)]
+struct Earlier {
+    time_line: (Epoch, Life),
+    places: Places,
+    messages: u32,
 }
 
 impl Window {
+    /// At most `messages_max` messages in flight, at least one.
     pub fn new(messages_max: u32) -> Window {
         Window {
-            messages_max,
+            messages_max: messages_max.max(1),
             sent: VecDeque::new(),
+            earlier: None,
             messages: 0,
         }
+    }
+
+    pub fn messages_max(&self) -> u32 {
+        self.messages_max
     }
 
     /// How many messages may be sent now.
@@ -33,29 +54,45 @@ impl Window {
         self.messages_max.saturating_sub(self.messages)
     }
 
+    /// True where a frame with this many messages may be sent: it fits, or nothing is in flight (a
+    /// page larger than the window would never be sent otherwise).
+    pub fn takes(&self, messages: usize) -> bool {
+        self.is_empty() || messages <= self.room() as usize
+    }
+
     pub fn is_empty(&self) -> bool {
         self.messages == 0
     }
 
-    /// Notes a frame with messages.
-    pub fn push(&mut self, position: &Position, messages: u32) {
+    /// Notes a frame that ends at these places. One without messages takes no room.
+    pub fn push(&mut self, places: Places, messages: u32) {
+        if messages == 0 {
+            return;
+        }
         self.sent.push_back(Sent {
-            places: position.places,
+            places,
             messages,
+            ephemeral: 0,
         });
         self.messages += messages;
     }
 
-    /// Notes a message without a place. It has no cursor of its own: it counts with the frame
-    /// before it, and is free where nothing is in flight.
+    /// Notes a message without a place. It has no cursor of its own, and a client may leave out an
+    /// acknowledgement that it has sent already: so it counts with the frame before it, and is free
+    /// where nothing is in flight.
     pub fn push_ephemeral(&mut self) {
         if let Some(sent) = self.sent.back_mut() {
-            sent.messages += 1;
-            self.messages += 1;
+            sent.ephemeral += 1;
+        } else if let Some(earlier) = &mut self.earlier {
+            earlier.messages += 1;
+        } else {
+            return;
         }
+        self.messages += 1;
     }
 
-    /// Takes out what a cursor acknowledges; returns how many messages that were.
+    /// Takes out what a cursor of the session's time line acknowledges; returns how many messages
+    /// with a place that were.
     pub fn acknowledge(&mut self, places: &Places) -> u64 {
         let mut messages = 0;
         while let Some(sent) = self.sent.front() {
@@ -63,14 +100,39 @@ impl Window {
                 break;
             }
             messages += sent.messages;
+            self.messages -= sent.messages + sent.ephemeral;
             self.sent.pop_front();
         }
-        self.messages -= messages;
+        // Acknowledgements are cumulative, and all of this was sent before.
+        if let Some(earlier) = self.earlier.take() {
+            self.messages -= earlier.messages;
+        }
+        if self.sent.is_empty() {
+            self.sent.shrink_to(RESTING_FRAMES);
+        }
         u64::from(messages)
     }
 
-    pub fn clear(&mut self) {
+    /// The session leaves its time line for another. What is in flight stays so, until its last
+    /// cursor or one of the other time line is acknowledged.
+    pub fn leave(&mut self, position: &Position) {
+        let Some(last) = self.sent.back() else {
+            return;
+        };
+        self.earlier = Some(Earlier {
+            time_line: (position.epoch, position.life),
+            places: last.places,
+            messages: self.messages,
+        });
         self.sent.clear();
-        self.messages = 0;
+    }
+
+    /// Takes out what an acknowledged position of a time line before the session's covers.
+    pub fn acknowledge_earlier(&mut self, given: &Position) {
+        let covered = self.earlier.take_if(|earlier| {
+            earlier.time_line == (given.epoch, given.life)
+                && earlier.places.is_within(&given.places)
+        });
+        self.messages -= covered.map_or(0, |earlier| earlier.messages);
     }
 }
