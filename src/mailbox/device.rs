@@ -59,7 +59,7 @@ pub struct Registered {
     pub order: u64,
     /// The device must be told that the store lost messages.
     pub store_lost: bool,
-    /// How many messages wait for the device.
+    /// How many messages wait for the device, without those that expired.
     pub pending: u64,
     /// The older connection of this device, which must be closed.
     pub replaced: Option<ConnectionId>,

@@ -323,15 +323,14 @@ impl Session {
         true
     }
 
-    /// Begins a read where one is due and the window has room for it: for a whole page, or for
-    /// anything once nothing is in flight, since small acknowledgements would otherwise be
-    /// followed by small pages for ever.
+    /// Begins a read where one is due and the window has any room: a client may wait for a whole
+    /// window of messages before it acknowledges the first.
     fn read_on(&mut self) -> Effects {
         let (Some(after), Phase::Replaying { reading: false }) = (self.position, self.phase) else {
             return Vec::new();
         };
         let room = self.window.room() as usize;
-        if room < FRAME_MESSAGES_MAX && !self.window.is_empty() {
+        if room == 0 {
             return Vec::new();
         }
         self.phase = Phase::Replaying { reading: true };
@@ -342,6 +341,17 @@ impl Session {
             after,
             messages_max: room.min(FRAME_MESSAGES_MAX),
         }]
+    }
+
+    /// The same after an acknowledgement: where the window has room for a whole page, or nothing
+    /// is in flight, since small acknowledgements would otherwise be followed by small pages for
+    /// ever.
+    fn read_on_with_room(&mut self) -> Effects {
+        let has_room = self.window.room() as usize >= FRAME_MESSAGES_MAX || self.window.is_empty();
+        match has_room {
+            true => self.read_on(),
+            false => Vec::new(),
+        }
     }
 
     fn has_reached(&self, last: [u64; 2]) -> bool {

@@ -9,8 +9,7 @@ use tracing::{debug, warn};
 
 use super::append::append_all;
 use super::dead_letter::DeadLetter;
-use super::departed::Departed;
-use super::forwards::Outbox;
+use super::outbox::Outbox;
 use super::{Shared, WorkerError};
 use crate::bus::{Delivery, Payload, Spot};
 use crate::event::{Address, Audience, Event, Priority, Refusal, UserId, is_message_id};
@@ -164,17 +163,13 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
     }
     let is_repeat = batch.iter().any(|event| event.is_repeat);
     let mut outbox = Outbox::new(shared.bus.client.max_payload());
-    let mut departed = Departed::default();
-    // One outbox has one epoch; nobody looks at that of an ephemeral message.
-    let mut used = None;
+    // One outbox has one link and epoch; nobody looks at the epoch of an ephemeral message.
+    let mut link = None;
     let mut appended = Vec::new();
     if !appends.is_empty() {
         let stored = append_all(shared, &appends, is_repeat).await?;
+        link = Some(stored.link);
         appended = stored.appended;
-        let users = appends.iter().map(|append| &append.user);
-        let users = users.zip(appended.iter_mut().map(|it| &mut it.connections));
-        departed.take_out(shared, &stored.link, users).await;
-        used = Some(stored.link);
     }
     let mut appended = appended.iter();
     for event in batch {
@@ -187,21 +182,18 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
                 }
             }
             Keeping::Ephemeral => {
-                if let Some((link, mut users)) = presence(shared, event).await? {
-                    let listed = event.targets.iter().zip(&mut users);
-                    departed.take_out(shared, &link, listed).await;
+                if let Some((read_on, users)) = presence(shared, event).await? {
+                    link.get_or_insert(read_on);
                     for (user, connections) in event.targets.iter().zip(&users) {
                         outbox.add(&event.payload, user, connections, None);
                     }
-                    used.get_or_insert(link);
                 }
             }
         }
         outbox.end_of_event();
     }
-    if let Some(link) = used {
-        shared.links.send(outbox, link.epoch()).await;
-        departed.clear(shared, &link).await;
+    if let Some(link) = link {
+        shared.links.send(outbox, &link).await;
     }
     for event in batch {
         answer(shared, event.reply.clone(), b"+ACK").await;

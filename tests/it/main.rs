@@ -3,8 +3,18 @@
 
 mod support;
 
+mod acknowledgement;
 mod demo_page;
 mod dev;
+mod devices;
+mod expiry;
 mod fault;
 mod harness;
+mod live;
+mod mailbox;
+mod missed;
+mod offline;
+mod refusals;
+mod sizes;
+mod strange_bytes;
 mod tidy;

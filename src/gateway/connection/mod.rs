@@ -287,8 +287,16 @@ impl Connection {
             self.close(CloseCode::Restarting, "another process took over this node");
         } else if signals.has(Signal::Leave) {
             self.close(CloseCode::GoingAway, "the node goes away");
-        } else if signals.has(Signal::Reconcile) {
-            self.reassert_soon();
+        } else {
+            // What did not fit into the queue is known to be missing; anything else may be, and a
+            // comparison is cheaper than a page.
+            if signals.has(Signal::Overflowed) {
+                let effects = self.session.reconcile();
+                self.carry_out(effects);
+            }
+            if signals.has(Signal::Reconcile) {
+                self.reassert_soon();
+            }
         }
     }
 

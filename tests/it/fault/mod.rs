@@ -63,7 +63,7 @@ fn users(count: usize) -> Vec<String> {
 
 /// One reader a user; half of them begin at the last gateway, half give their cursor.
 fn readers(oracle: &Arc<Oracle>, system: &System, users: &[String]) -> Vec<Reader> {
-    let forth: Vec<&Role> = system.gateways().iter().collect();
+    let forth: Vec<&Role> = system.gateways().iter().map(|role| &**role).collect();
     let back: Vec<&Role> = forth.iter().rev().copied().collect();
     let start = |(index, user): (usize, &String)| {
         let gateways = if index % 2 == 0 { &forth } else { &back };

@@ -202,6 +202,19 @@ impl Socket {
         }
     }
 
+    /// Reads up to and with the next frame with this `op`, and acknowledges nothing.
+    pub async fn frames_until(&mut self, op: &str) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.frame().await;
+            let is_last = frame["op"] == op;
+            frames.push(frame);
+            if is_last {
+                return frames;
+            }
+        }
+    }
+
     /// Reads up to and with the `live` frame, acknowledging every frame; returns the messages
     /// of what waited. A `missed` frame on the way fails: read those one by one.
     pub async fn until_live(&mut self) -> Vec<Value> {
@@ -347,6 +360,17 @@ pub fn messages_of(frame: &Frame) -> Vec<Value> {
     let messages = messages.unwrap_or_else(|| panic!("a frame without messages: {frame}"));
     assert!(!messages.is_empty() && messages.len() <= 64, "{frame}");
     messages.clone()
+}
+
+/// The messages of all `messages` frames among these.
+pub fn all_messages(frames: &[Frame]) -> Vec<Value> {
+    let frames = frames.iter().filter(|frame| frame["op"] == "messages");
+    frames.flat_map(messages_of).collect()
+}
+
+/// The frames among these with this `op`.
+pub fn with_op<'a>(frames: &'a [Frame], op: &str) -> Vec<&'a Frame> {
+    frames.iter().filter(|frame| frame["op"] == op).collect()
 }
 
 /// The `data` of each message.

@@ -6,7 +6,7 @@ use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 
-use super::System;
+use super::{System, eventually};
 
 impl System {
     /// A connection to the system's Redis.
@@ -36,6 +36,36 @@ impl System {
     pub async fn mailbox(&self, user: &str) -> BTreeMap<String, Vec<u8>> {
         let key = self.key(&format!("mailbox:{{{user}}}"));
         self.redis().await.hgetall(key).await.expect("a hash")
+    }
+
+    /// Waits until so many messages wait for a user, both priorities together.
+    pub async fn until_waiting(&self, user: &str, count: usize) {
+        let what = format!("{count} messages wait for {user}");
+        eventually(what, async || {
+            let normal = self.waiting(user).await.len();
+            (normal + self.waiting_high(user).await.len() == count).then_some(())
+        })
+        .await;
+    }
+
+    /// A count in a user's hash, by its field.
+    pub async fn last_place(&self, user: &str, lane: &str) -> u64 {
+        let fields = self.mailbox(user).await;
+        let value = fields.get(&format!("last:{lane}"));
+        value.map_or(0, |value| {
+            let text = String::from_utf8_lossy(value);
+            text.parse().expect("a place")
+        })
+    }
+
+    /// Waits until the user's mailbox has taken so many messages with normal priority, whatever
+    /// became of them.
+    pub async fn until_stored(&self, user: &str, count: u64) {
+        let what = format!("{count} messages stored for {user}");
+        eventually(what, async || {
+            (self.last_place(user, "normal").await == count).then_some(())
+        })
+        .await;
     }
 
     async fn list(&self, name: &str) -> Vec<String> {
