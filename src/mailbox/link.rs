@@ -83,7 +83,12 @@ impl Link {
 
     /// True in the first minute: appends must use [`Link::append_once`].
     pub fn is_young(&self) -> bool {
-        self.inner.made.elapsed() < Duration::from_secs(YOUNG_SECONDS)
+        self.age() < Duration::from_secs(YOUNG_SECONDS)
+    }
+
+    /// How long ago the connection was made.
+    pub fn age(&self) -> Duration {
+        self.inner.made.elapsed()
     }
 
     /// True once a call failed in a way that makes this link useless. The store makes another.
