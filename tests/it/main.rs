@@ -4,14 +4,24 @@
 mod support;
 
 mod acknowledgement;
+mod admission;
+mod authentication;
 mod demo_page;
 mod dev;
 mod devices;
+mod ephemeral;
 mod expiry;
+mod frames;
 mod harness;
+mod health;
+mod identity;
+mod junk_frames;
 mod live;
 mod missed;
+mod namespaces;
 mod offline;
+mod order;
+mod priority;
 mod refusals;
 mod sizes;
 mod strange_bytes;
