@@ -283,6 +283,10 @@ impl Session {
 
     fn take_page(&mut self, read: PageRead) -> Effects {
         self.phase = Phase::Replaying { reading: false };
+        if self.skip_acknowledged(&read) {
+            // The run follows the older position: what lies between would count as missed.
+            return self.read_on();
+        }
         let mut effects = match read.run {
             Some(run) => self.send_run(run, read.now_ms),
             None => self.tell_live(),
@@ -297,6 +301,26 @@ impl Session {
             false => effects.extend(self.read_on()),
         }
         effects
+    }
+
+    /// Moves on to what the device has acknowledged on another connection; true where that is
+    /// beyond the position.
+    fn skip_acknowledged(&mut self, read: &PageRead) -> bool {
+        if self.has_reached(read.acknowledged) {
+            return false;
+        }
+        for position in [&mut self.position, &mut self.acknowledged] {
+            let Some(position) = position else { continue };
+            for lane in Lane::ALL {
+                let place = position
+                    .places
+                    .of(lane)
+                    .max(read.acknowledged[lane.index()]);
+                position.places.set(lane, place);
+            }
+            position.time_ms = position.time_ms.max(read.acknowledged_ms);
+        }
+        true
     }
 
     /// Begins a read where one is due and the window has any room: a client may wait for a whole

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{Shared, WorkerError};
-use crate::mailbox::{Append, Appended, MailboxError};
-use crate::protocol::Epoch;
+use crate::mailbox::{Append, Appended, Link, MailboxError};
 
 /// Waits between attempts, doubled from the first to the last.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -12,7 +11,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Where the messages of a batch were stored, all in one epoch.
 pub(super) struct Stored {
-    pub epoch: Epoch,
+    /// Over which the last of them was stored.
+    pub link: Link,
     /// In the order of the appends.
     pub appended: Vec<Appended>,
 }
@@ -66,7 +66,7 @@ pub(super) async fn append_all(
         let Some(failure) = failure else {
             shared.gate.note(Ok(()))?;
             return Ok(Stored {
-                epoch: link.epoch(),
+                link,
                 appended: appended.into_iter().flatten().collect(),
             });
         };

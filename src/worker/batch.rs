@@ -9,12 +9,13 @@ use tracing::{debug, warn};
 
 use super::append::append_all;
 use super::dead_letter::DeadLetter;
+use super::departed::Departed;
 use super::forwards::Outbox;
 use super::{Shared, WorkerError};
 use crate::bus::{Delivery, Payload, Spot};
 use crate::event::{Address, Audience, Event, Priority, Refusal, UserId, is_message_id};
-use crate::mailbox::{Append, Appended, Connection, Entry, EventKey};
-use crate::protocol::{Epoch, Lane, Message};
+use crate::mailbox::{Append, Appended, Connection, Entry, EventKey, Link};
+use crate::protocol::{Lane, Message};
 use crate::telemetry::EventOutcome;
 
 /// An ephemeral event that is older than this is dropped (contract §3).
@@ -163,12 +164,17 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
     }
     let is_repeat = batch.iter().any(|event| event.is_repeat);
     let mut outbox = Outbox::new(shared.bus.client.max_payload());
-    let mut epoch = None;
+    let mut departed = Departed::default();
+    // One outbox has one epoch; nobody looks at that of an ephemeral message.
+    let mut used = None;
     let mut appended = Vec::new();
     if !appends.is_empty() {
         let stored = append_all(shared, &appends, is_repeat).await?;
-        epoch = Some(stored.epoch);
         appended = stored.appended;
+        let users = appends.iter().map(|append| &append.user);
+        let users = users.zip(appended.iter_mut().map(|it| &mut it.connections));
+        departed.take_out(shared, &stored.link, users).await;
+        used = Some(stored.link);
     }
     let mut appended = appended.iter();
     for event in batch {
@@ -181,19 +187,21 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
                 }
             }
             Keeping::Ephemeral => {
-                if let Some((at, users)) = presence(shared, event).await? {
-                    // One outbox has one epoch; nobody looks at that of an ephemeral message.
-                    epoch.get_or_insert(at);
+                if let Some((link, mut users)) = presence(shared, event).await? {
+                    let listed = event.targets.iter().zip(&mut users);
+                    departed.take_out(shared, &link, listed).await;
                     for (user, connections) in event.targets.iter().zip(&users) {
                         outbox.add(&event.payload, user, connections, None);
                     }
+                    used.get_or_insert(link);
                 }
             }
         }
         outbox.end_of_event();
     }
-    if let Some(epoch) = epoch {
-        shared.links.send(outbox, epoch).await;
+    if let Some(link) = used {
+        shared.links.send(outbox, link.epoch()).await;
+        departed.clear(shared, &link).await;
     }
     for event in batch {
         answer(shared, event.reply.clone(), b"+ACK").await;
@@ -214,7 +222,7 @@ fn spot(lane: Lane, appended: &Appended) -> Spot {
 async fn presence(
     shared: &Shared,
     event: &Routed,
-) -> Result<Option<(Epoch, Vec<Vec<Connection>>)>, WorkerError> {
+) -> Result<Option<(Link, Vec<Vec<Connection>>)>, WorkerError> {
     let mut wait = RETRY_MIN;
     while age(event.payload.time_ms) <= EPHEMERAL_AGE_MAX {
         let link = shared.gate.link().await?;
@@ -232,7 +240,7 @@ async fn presence(
         let is_whole = result.is_ok();
         shared.gate.note(result)?;
         if is_whole {
-            return Ok(Some((link.epoch(), users)));
+            return Ok(Some((link, users)));
         }
         tokio::time::sleep(wait).await;
         wait = (2 * wait).min(RETRY_MAX);

@@ -201,6 +201,15 @@ impl Links {
         }
     }
 
+    /// Leaves out a number on the link to a process that is believed dead. Where it lives after
+    /// all, it misses the number with the next heartbeat, and looks into the mailboxes.
+    pub async fn skip(&self, node: &str, incarnation: &str, epoch: Epoch) {
+        let link = self.link(node, incarnation);
+        let mut state = link.lock().await;
+        state.used = Some(epoch);
+        state.next_number += 1;
+    }
+
     async fn publish(&self, state: &mut LinkState, epoch: Epoch, content: Content) {
         let message = GatewayMessage::Forward(Forward {
             sender: self.sender.clone(),

@@ -6,6 +6,7 @@
 //! | `puller` | one pull loop: what is held, signs of progress, one batch at a time |
 //! | `batch` | events judged, and what is made of them once |
 //! | `append` | into the mailboxes, until all of a batch is in |
+//! | `departed` | gateway processes that died: not forwarded to, removed from mailboxes |
 //! | `forwards` | one message a gateway and batch, numbered by link |
 //! | `dead_letter` | refused events, kept with their reason |
 //! | `examine` | before pulling: what nobody could read, what was lost on the way |
@@ -20,6 +21,7 @@ mod append;
 mod batch;
 mod crew;
 mod dead_letter;
+mod departed;
 mod examine;
 mod forwards;
 mod gate;
@@ -36,6 +38,7 @@ use uuid::Uuid;
 use crate::bus::{Bus, BusConfig, BusError, connect_reporting};
 use crate::event::Limits;
 use crate::mailbox::{Store, StoreConfig};
+use crate::nodes::Directory;
 use crate::nodes::fleet::Fleet;
 use crate::telemetry::{Health, Metrics};
 use crew::{Crew, Ended};
@@ -77,6 +80,8 @@ struct Shared {
     bus: Bus,
     gate: StoreGate,
     links: Links,
+    /// Which gateway processes live.
+    directory: Directory,
     limits: Limits,
     metrics: Arc<Metrics>,
     health: Health,
@@ -132,6 +137,7 @@ async fn life(
         links: Links::new(bus.clone(), &id, tasks.clone()),
         id,
         gate,
+        directory: Directory::default(),
         limits: Limits {
             ttl_max: config.store.ttl,
         },

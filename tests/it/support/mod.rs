@@ -4,6 +4,7 @@
 //! let system = System::start().await;                  // 1 gateway, 1 worker, shared servers
 //! let event = json!({"targetUserIds": ["ann"], "data": {"text": "hello"}});
 //! system.publish("new_comment.7", event).await;        // waits for the PubAck
+//! system.processed().await;                            // every event is in its mailboxes
 //! let mut ann = system.connect("ann").await;           // ?user=ann at the first gateway
 //! let messages = ann.until_live().await;               // what waited; acknowledged on the way
 //! ann.close().await;
@@ -16,6 +17,8 @@
 //! | `command` | [`Catchup`]: any subcommand run to its end |
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
+//! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
+//! | `reader` | [`Reader`]: a client that acknowledges and comes back by itself |
 //! | `nats` | publishing by JetStream, and [`RawNats`] for bytes that no client library sends |
 //! | `letters` | refused events by their sequence |
 //! | `store` | what a user's mailbox holds, read from Redis |
@@ -43,8 +46,10 @@ pub mod http;
 pub mod letters;
 pub mod metrics;
 pub mod nats;
+pub mod oracle;
 pub mod ports;
 pub mod process;
+pub mod reader;
 pub mod role;
 pub mod servers;
 pub mod socket;
@@ -57,6 +62,8 @@ use std::time::{Duration, Instant};
 
 pub use command::Catchup;
 pub use nats::{RawNats, event};
+pub use oracle::Oracle;
+pub use reader::Reader;
 pub use role::Role;
 pub use servers::{NatsServer, RedisServer};
 pub use socket::{Frame, Socket, SocketRequest};

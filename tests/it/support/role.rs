@@ -93,6 +93,10 @@ impl Role {
         &self.name
     }
 
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// The clients' port (a gateway's).
     pub fn port(&self) -> u16 {
         self.listen_port
@@ -152,6 +156,16 @@ impl Role {
             State::Running(process) | State::Ending(process) => Some(process.id()),
             State::Ended => None,
         }
+    }
+
+    /// The memory it has in use, as the kernel counts it (`VmRSS`), in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let id = self.process_id().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kibibytes = kibibytes.expect("a line VmRSS in kB").trim();
+        kibibytes.parse::<u64>().expect("a number") * 1024
     }
 
     /// `kill -9`.

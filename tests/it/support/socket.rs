@@ -103,8 +103,13 @@ impl SocketRequest {
         outcome.unwrap_or_else(|refused| panic!("the gateway refused: {refused:?}"))
     }
 
-    /// Makes the connection, or says how it was refused.
+    /// Makes the connection, or says how it was refused; panics where nobody answers.
     pub async fn try_connect(&self) -> Result<Socket, Refused> {
+        self.attempt().await.expect("the gateway answers")
+    }
+
+    /// Makes the connection, or says how it was refused; an error where nobody answers.
+    pub async fn attempt(&self) -> std::io::Result<Result<Socket, Refused>> {
         const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
         let tcp = TcpSocket::new_v4().expect("a socket");
         if let Some(bytes) = self.receive_buffer_bytes {
@@ -112,8 +117,8 @@ impl SocketRequest {
                 .expect("a size the kernel takes");
         }
         let address = ([127, 0, 0, 1], self.port).into();
-        let mut stream = tcp.connect(address).await.expect("the gateway listens");
-        stream.set_nodelay(true).expect("an open socket");
+        let mut stream = tcp.connect(address).await?;
+        stream.set_nodelay(true)?;
         let upgrade = [
             ("Connection", "Upgrade"),
             ("Upgrade", "websocket"),
@@ -126,16 +131,14 @@ impl SocketRequest {
             .map(|(name, value)| (name.as_str(), value.as_str()));
         let headers: Vec<(&str, &str)> = upgrade.into_iter().chain(own).collect();
         let path = self.path();
-        let answer = http::request_over(&mut stream, self.port, "GET", &path, &headers, b"").await;
-        let response = answer.expect("an HTTP response");
+        let response =
+            http::request_over(&mut stream, self.port, "GET", &path, &headers, b"").await?;
         if response.status != 101 {
-            let response = http::read_body(response, &mut stream)
-                .await
-                .expect("a body");
-            return Err(Refused {
+            let response = http::read_body(response, &mut stream).await?;
+            return Ok(Err(Refused {
                 status: response.status,
                 body: response.json(),
-            });
+            }));
         }
         let accept = derive_accept_key(KEY.as_bytes());
         assert_eq!(
@@ -144,7 +147,7 @@ impl SocketRequest {
         );
         let stream =
             WebSocketStream::from_partially_read(stream, response.body, Role::Client, None).await;
-        Ok(Socket { stream })
+        Ok(Ok(Socket { stream }))
     }
 
     fn path(&self) -> String {
@@ -331,8 +334,9 @@ impl Socket {
         closed.frames
     }
 
-    /// `None`: nothing in time. `Err`: the connection ended, with this code and reason.
-    async fn any_frame_within(
+    /// The next frame of any kind. `None`: nothing in time. `Err`: the connection ended, with
+    /// this code and reason.
+    pub async fn any_frame_within(
         &mut self,
         within: Duration,
     ) -> Option<Result<Frame, (Option<u16>, String)>> {

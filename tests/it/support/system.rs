@@ -131,7 +131,8 @@ impl System {
         &self.client
     }
 
-    fn roles(&self) -> impl Iterator<Item = &Role> {
+    /// The gateways, then the workers.
+    pub fn roles(&self) -> impl Iterator<Item = &Role> {
         self.gateways
             .iter()
             .chain(&self.workers)
