@@ -23,6 +23,7 @@ mod order;
 mod race;
 mod reader;
 mod ready;
+mod refusal;
 mod store;
 mod worker;
 
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::oracle::Tally;
+use crate::support::oracle::{Event, Tally};
 use crate::support::reader::ComesBack;
 use crate::support::role::Kind;
 use crate::support::system::Builder;
@@ -80,18 +81,22 @@ fn readers(oracle: &Arc<Oracle>, system: &System, users: &[String]) -> Vec<Reade
 const PUBLISHES_MAX: usize = 256;
 
 /// Publishes `count` events: each for one user, with the user as key, in turn; every tenth for
-/// all users, under one key.
+/// all users, under one key. One in seven has priority `high`.
 async fn publish(oracle: &Oracle, system: &System, users: &[String], count: usize) {
     let all: Vec<&str> = users.iter().map(String::as_str).collect();
     let all = all.as_slice();
-    let one = async |index: usize| match index % 10 {
-        9 => oracle.publish(system, Some("all"), all).await,
-        _ => {
-            let user = (index - index / 10) % all.len();
-            oracle
-                .publish(system, Some(all[user]), &all[user..=user])
-                .await;
-        }
+    let one = |index: usize| {
+        let user = (index - index / 10) % all.len();
+        let (key, users) = match index % 10 {
+            9 => ("all", all),
+            _ => (all[user], &all[user..=user]),
+        };
+        let event = Event {
+            key: Some(key),
+            users,
+            is_high: index % 7 == 6,
+        };
+        oracle.publish(system, event)
     };
     let events = futures_util::stream::iter(0..count).map(one);
     events.buffer_unordered(PUBLISHES_MAX).collect::<()>().await;

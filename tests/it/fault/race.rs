@@ -23,17 +23,27 @@ async fn nobody_loses_a_message_between_two_connections() {
     let oracle = Arc::new(Oracle::default());
     let users = users(USERS);
     let (seed, ends) = (seed(), CancellationToken::new());
-    let clients = users.iter().enumerate().map(|(index, user)| {
-        oracle.expect_device(user, "default");
-        let client = Restless {
-            oracle: Arc::clone(&oracle),
-            user: user.clone(),
-            gateways: system.gateways().iter().map(|it| it.socket()).collect(),
-            chance: Chance(seed.wrapping_add(index as u64)),
-            cursor: None,
-        };
-        tokio::spawn(client.run(ends.clone()))
-    });
+    let mut clients = Vec::new();
+    for (index, user) in users.iter().enumerate() {
+        // Every other user has a second device.
+        for device in &["phone", "tablet"][..=index % 2] {
+            let client = Restless {
+                oracle: Arc::clone(&oracle),
+                user: user.clone(),
+                device,
+                gateways: system.gateways().iter().map(|it| it.socket()).collect(),
+                chance: Chance(seed.wrapping_add(clients.len() as u64)),
+                cursor: None,
+            };
+            // A further device is owed what comes after it was first seen.
+            client.request(0).connect().await.until_live().await;
+            oracle.expect_device(user, device);
+            clients.push(client);
+        }
+    }
+    let clients = clients
+        .into_iter()
+        .map(|client| tokio::spawn(client.run(ends.clone())));
     let clients: Vec<_> = clients.collect();
 
     let deliveries = load(10_000);
@@ -55,6 +65,7 @@ async fn nobody_loses_a_message_between_two_connections() {
 struct Restless {
     oracle: Arc<Oracle>,
     user: String,
+    device: &'static str,
     gateways: Vec<SocketRequest>,
     chance: Chance,
     /// The last one it received.
@@ -65,12 +76,17 @@ impl Restless {
     async fn run(mut self, ends: CancellationToken) {
         let mut older: Option<Socket> = None;
         while !ends.is_cancelled() {
-            let Ok(mut socket) = self.request().try_connect().await else {
+            let gateway = self.chance.below(self.gateways.len() as u64) as usize;
+            let mut request = self.request(gateway);
+            if let (Some(cursor), 0) = (&self.cursor, self.chance.below(2)) {
+                request = request.cursor(cursor);
+            }
+            let Ok(mut socket) = request.try_connect().await else {
                 // The store does not answer in time: come back, says the contract.
                 tokio::task::yield_now().await;
                 continue;
             };
-            self.oracle.connected(&self.user, "default");
+            self.oracle.connected(&self.user, self.device);
             // The connection that this one replaced, if it was left open.
             drop(older.take());
             self.read_some(&mut socket).await;
@@ -83,14 +99,9 @@ impl Restless {
         }
     }
 
-    /// Any gateway, with or without the cursor.
-    fn request(&mut self) -> SocketRequest {
-        let gateway = self.chance.below(self.gateways.len() as u64) as usize;
-        let request = self.gateways[gateway].clone().user(&self.user);
-        match &self.cursor {
-            Some(cursor) if self.chance.below(2) == 0 => request.cursor(cursor),
-            _ => request,
-        }
+    fn request(&self, gateway: usize) -> SocketRequest {
+        let request = self.gateways[gateway].clone();
+        request.user(&self.user).device(self.device)
     }
 
     async fn read_some(&mut self, socket: &mut Socket) {
@@ -98,7 +109,7 @@ impl Restless {
             let Some(Ok(frame)) = socket.any_frame_within(PATIENCE).await else {
                 return;
             };
-            self.oracle.hear(&self.user, "default", &frame);
+            self.oracle.hear(&self.user, self.device, &frame);
             // What it received last it may not have acknowledged.
             if let (true, Some(cursor)) = (left > 0, frame["cursor"].as_str()) {
                 self.cursor = Some(cursor.to_owned());

@@ -11,13 +11,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::socket::{Frame, messages_of};
-use super::{System, eventually_within};
+use super::{POLL_INTERVAL, System, eventually_within};
 
-/// How long the system may take until every promise is kept: the redelivery time of 10 s, the
-/// time until a dead process is noticed, and two cores that other tests use as well.
+/// How long nothing may arrive while something is promised: the redelivery time of 10 s, the time
+/// until a dead process is noticed, and two cores that other tests use as well.
 pub const PROMISES_KEPT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Promises and what became of them; shared by publishers and clients of one test.
@@ -40,6 +40,16 @@ struct Promise {
     /// In the stream.
     sequence: u64,
     key: Option<String>,
+    is_high: bool,
+}
+
+/// What is to be published.
+#[derive(Clone, Copy)]
+pub struct Event<'a> {
+    pub key: Option<&'a str>,
+    pub users: &'a [&'a str],
+    /// Has priority `high`.
+    pub is_high: bool,
 }
 
 /// What one device of one user heard, over all its connections.
@@ -74,27 +84,22 @@ impl Default for Oracle {
 }
 
 impl Oracle {
-    /// Publishes an event for `users`, and again with the same `Nats-Msg-Id` until JetStream
-    /// acknowledges it.
-    pub async fn publish(&self, system: &System, key: Option<&str>, users: &[&str]) {
-        self.publish_data(system, key, users, &json!(null)).await;
-    }
-
-    /// The same with this `data`.
-    pub async fn publish_data(
-        &self,
-        system: &System,
-        key: Option<&str>,
-        users: &[&str],
-        data: &Value,
-    ) {
+    /// Publishes an event, and again with the same `Nats-Msg-Id` until JetStream acknowledges it.
+    pub async fn publish(&self, system: &System, event: Event<'_>) {
         let id = {
             let mut inner = self.inner();
             inner.next_id += 1;
             format!("event-{}", inner.next_id)
         };
+        let Event {
+            key,
+            users,
+            is_high,
+        } = event;
         let address = key.map_or("new_post".to_owned(), |key| format!("new_post.{key}"));
-        let body = json!({ "targetUserIds": users, "data": data }).to_string();
+        let priority = if is_high { "high" } else { "normal" };
+        let body = json!({ "targetUserIds": users, "priority": priority, "data": null });
+        let body = body.to_string();
         let sequence = eventually_within(PROMISES_KEPT_WITHIN, "a PubAck", async || {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Msg-Id", id.as_str());
@@ -107,8 +112,12 @@ impl Oracle {
             let owed = inner.owed.entry((*user).to_owned()).or_default();
             owed.insert(id.clone());
         }
-        let key = key.map(str::to_owned);
-        inner.promises.insert(id, Promise { sequence, key });
+        let promise = Promise {
+            sequence,
+            key: key.map(str::to_owned),
+            is_high,
+        };
+        inner.promises.insert(id, promise);
     }
 
     /// From here on this device has to hear all that its user is promised.
@@ -156,20 +165,25 @@ impl Oracle {
         .await;
     }
 
-    /// Waits until every device that is expected has everything that its user was promised.
+    /// Waits until every device that is expected has everything that its user was promised;
+    /// panics where for too long nothing more arrives.
     pub async fn until_kept(&self) {
-        let start = Instant::now();
+        let mut progress = (0, Instant::now());
         loop {
             let broken = self.inner().broken();
             if broken.is_empty() {
                 return;
             }
+            let deliveries = self.deliveries();
+            if deliveries > progress.0 {
+                progress = (deliveries, Instant::now());
+            }
             assert!(
-                start.elapsed() < PROMISES_KEPT_WITHIN,
-                "not within {} s: {broken:?}",
+                progress.1.elapsed() < PROMISES_KEPT_WITHIN,
+                "nothing more within {} s: {broken:?}",
                 PROMISES_KEPT_WITHIN.as_secs()
             );
-            tokio::time::sleep(super::POLL_INTERVAL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -197,18 +211,19 @@ impl Oracle {
         }
     }
 
-    /// Asserts that every device heard the events of each key for the first time in the order
-    /// in which the stream has them.
+    /// Asserts that every device heard the events of each key and priority for the first time in
+    /// the order in which the stream has them.
     pub fn assert_order(&self) {
         let inner = self.inner();
         for ((user, device), ear) in &inner.ears {
-            let mut last: HashMap<&str, (u64, &str)> = HashMap::new();
+            let mut last: HashMap<(&str, bool), (u64, &str)> = HashMap::new();
             for id in &ear.heard {
                 let promise = &inner.promises[id];
                 let Some(key) = promise.key.as_deref() else {
                     continue;
                 };
-                let before = last.insert(key, (promise.sequence, id));
+                let line = (key, promise.is_high);
+                let before = last.insert(line, (promise.sequence, id));
                 if let Some((sequence, other)) = before {
                     assert!(
                         sequence < promise.sequence,
