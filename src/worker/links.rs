@@ -107,13 +107,10 @@ impl Links {
         }
     }
 
-    /// After the store was away, gateways need a moment to take back their leases.
     async fn is_alive(&self, store: &Link, node: &str, incarnation: &str) -> bool {
-        let directory = &self.inner.directory;
-        store.is_young()
-            || (directory.is_alive(store, node, incarnation).await)
-                // A forward to nobody is harmless.
-                .unwrap_or(true)
+        let is_alive = self.inner.directory.is_alive(store, node, incarnation);
+        // A forward to nobody is harmless.
+        is_alive.await.unwrap_or(true)
     }
 
     async fn publish(&self, subject: &str, numbers: &mut Numbers, epoch: Epoch, content: Content) {
