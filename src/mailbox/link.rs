@@ -83,12 +83,7 @@ impl Link {
 
     /// True in the first minute: appends must use [`Link::append_once`].
     pub fn is_young(&self) -> bool {
-        self.age() < Duration::from_secs(YOUNG_SECONDS)
-    }
-
-    /// How long ago the connection was made.
-    pub fn age(&self) -> Duration {
-        self.inner.made.elapsed()
+        self.inner.made.elapsed() < Duration::from_secs(YOUNG_SECONDS)
     }
 
     /// True once a call failed in a way that makes this link useless. The store makes another.

@@ -15,7 +15,6 @@ use crate::bus::{Bus, Forward, GatewayMessage};
 use crate::event::UserId;
 use crate::mailbox::Link;
 use crate::nodes::Directory;
-use crate::nodes::lease::LEASE_MILLISECONDS;
 use crate::protocol::Epoch;
 
 /// A link that was used is said to be alive after so long, so that a lost forward is noticed even
@@ -24,8 +23,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Most users whose connections on dead gateways wait to be removed. The next message to a user
 /// that found no place here finds the connection again.
 const REMOVALS_MAX: usize = 1_024;
-/// After the store was away, gateways have this long to take back their leases.
-const LEASES_RETURN: Duration = Duration::from_millis(LEASE_MILLISECONDS);
 /// A lease that was not there is acted on within this time. With the time for a reply (2 s) it is
 /// what a gateway that takes its lease back waits for before it asserts its connections again.
 const ACTED_ON_WITHIN: Duration = Duration::from_secs(1);
@@ -111,11 +108,9 @@ impl Links {
     }
 
     async fn is_alive(&self, store: &Link, node: &str, incarnation: &str) -> bool {
-        let directory = &self.inner.directory;
-        store.age() < LEASES_RETURN
-            || (directory.is_alive(store, node, incarnation).await)
-                // A forward to nobody is harmless.
-                .unwrap_or(true)
+        let is_alive = self.inner.directory.is_alive(store, node, incarnation);
+        // A forward to nobody is harmless.
+        is_alive.await.unwrap_or(true)
     }
 
     async fn publish(&self, subject: &str, numbers: &mut Numbers, epoch: Epoch, content: Content) {

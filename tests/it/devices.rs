@@ -1,9 +1,9 @@
 //! Each device has a cursor of its own: where it goes on, what it never sees, who replaces whom.
 
-use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
 use crate::support::socket::{all_messages, cursor, data_of, messages_of, with_op};
+use crate::support::store::clock_ms;
 use crate::support::{Frame, Role, Socket, System, event, eventually, user};
 
 /// Connects a device and reads to its `live` frame, acknowledging nothing.
@@ -20,13 +20,6 @@ async fn publish(system: &System, user: &str, numbers: std::ops::RangeInclusive<
         let address = format!("new_post.{user}");
         system.publish(&address, event(&[user], number)).await;
     }
-}
-
-/// Redis's clock, by which sights are compared.
-async fn redis_clock_ms(redis: &mut MultiplexedConnection) -> u64 {
-    let time = redis::cmd("TIME").query_async(redis).await;
-    let (seconds, microseconds): (u64, u64) = time.expect("the time");
-    seconds * 1000 + microseconds / 1000
 }
 
 #[tokio::test]
@@ -173,10 +166,10 @@ async fn sixteen_devices_are_kept_and_the_longest_unseen_is_forgotten() {
     // 5 leaves before 3, so 5 is the longest unseen, though 3 has the smaller name.
     let mut redis = system.redis().await;
     for left in [5, 3] {
-        let clock = redis_clock_ms(&mut redis).await;
+        let clock = clock_ms(&mut redis).await;
         sockets.remove(left).close().await;
         eventually("the next millisecond", async || {
-            (redis_clock_ms(&mut redis).await > clock + 1).then_some(())
+            (clock_ms(&mut redis).await > clock + 1).then_some(())
         })
         .await;
     }

@@ -6,15 +6,14 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 
 use crate::support::socket::{all_messages, cursor, data_of, messages_of, with_op};
+use crate::support::store::clock_ms;
 use crate::support::{Frame, Socket, System, event, eventually, user};
 
 const SHORT_TTL: Duration = Duration::from_secs(3);
 
-/// A system in which messages wait for 3 seconds, and at most 8 of them for a user.
+/// A system in which messages wait for 3 seconds.
 async fn short() -> System {
-    let builder = System::builder()
-        .env("CATCHUP_MESSAGE_TTL", "3s")
-        .env("CATCHUP_MAX_MESSAGES", "8");
+    let builder = System::builder().env("CATCHUP_MESSAGE_TTL", "3s");
     builder.start_shared("3 s to live").await
 }
 
@@ -27,26 +26,6 @@ async fn publish(system: &System, user: &str, number: u64, ttl_seconds: Option<u
     }
     system.publish(&format!("new_post.{user}"), body).await;
     system.until_stored(user, place).await;
-}
-
-/// Waits until so many entries at the head of the user's list have expired, by Redis's clock.
-async fn until_expired(system: &System, user: &str, indexes: &[usize]) {
-    let entries = system.waiting(user).await;
-    let expiries = indexes.iter().map(|&index| {
-        let expiry = &entries[index][44..57];
-        expiry.parse::<u64>().expect("the entry's expiry")
-    });
-    let last = expiries.max().expect("an entry");
-    let mut redis = system.redis().await;
-    eventually(
-        format!("entries {indexes:?} of {user} expire"),
-        async || {
-            let time = redis::cmd("TIME").query_async(&mut redis).await;
-            let (seconds, microseconds): (u64, u64) = time.expect("the time");
-            (seconds * 1000 + microseconds / 1000 >= last).then_some(())
-        },
-    )
-    .await;
 }
 
 async fn open(system: &System, user: &str) -> (Socket, Vec<Frame>) {
@@ -77,7 +56,7 @@ async fn a_young_message_stays_when_the_old_one_before_it_expires() {
     let ann = user("ann");
     publish(&system, &ann, 1, Some(1)).await;
     publish(&system, &ann, 2, None).await;
-    until_expired(&system, &ann, &[0]).await;
+    system.until_expired(&ann, &[0]).await;
     let (mut socket, frames) = open(&system, &ann).await;
     assert_eq!(frames[0]["pending"], 1);
     assert_eq!(told(&frames), [json!("expired 1"), json!(2)]);
@@ -114,7 +93,7 @@ async fn what_expired_in_the_middle_is_told_in_its_place() {
     ] {
         publish(&system, &ann, number, ttl).await;
     }
-    until_expired(&system, &ann, &[1, 2, 4]).await;
+    system.until_expired(&ann, &[1, 2, 4]).await;
     let (mut socket, frames) = open(&system, &ann).await;
     let expected = [json!(2), json!("expired 2"), json!(5), json!("expired 1")];
     assert_eq!(told(&frames), expected);
@@ -171,21 +150,16 @@ async fn an_old_list_does_not_take_a_young_message_with_it() {
     let mut redis = system.redis().await;
     let mut list_expiry = async || -> i64 { redis.pexpire_time(&key).await.unwrap() };
     let first_expiry = list_expiry().await;
-    until_expired(&system, &ann, &[0]).await;
-    // Just before the whole list would go.
-    let ahead = SHORT_TTL.mul_f32(0.7);
-    // The list has to grow old.
-    tokio::time::sleep(ahead).await;
+    system.until_expired(&ann, &[0]).await;
+    // The list has to grow older than the time to live, and not yet twice as old.
+    tokio::time::sleep(SHORT_TTL.mul_f32(0.45)).await;
     publish(&system, &ann, 2, None).await;
-    assert!(
-        list_expiry().await > first_expiry,
-        "the list's expiry moves"
-    );
+    let moved = list_expiry().await;
+    assert!(moved > first_expiry, "the list's expiry moves");
     let mut redis = system.redis().await;
     eventually("the moment at which the list would have gone", async || {
-        let time = redis::cmd("TIME").query_async(&mut redis).await;
-        let (seconds, _): (i64, i64) = time.unwrap();
-        (seconds * 1000 > first_expiry).then_some(())
+        let now = i64::try_from(clock_ms(&mut redis).await).unwrap();
+        (now > first_expiry).then_some(())
     })
     .await;
     let (_, frames) = open(&system, &ann).await;
@@ -194,14 +168,15 @@ async fn an_old_list_does_not_take_a_young_message_with_it() {
 
 #[tokio::test]
 async fn evicted_and_expired_are_told_apart() {
-    let system = short().await;
+    let builder = System::builder().env("CATCHUP_MAX_MESSAGES", "8");
+    let system = builder.start_shared("cap of 8").await;
     let ann = user("ann");
     for number in 1..=12 {
         let ttl = (number <= 7).then_some(1);
         publish(&system, &ann, number, ttl).await;
     }
     // The cap took 1 to 4, their time 5 to 7.
-    until_expired(&system, &ann, &[0, 1, 2]).await;
+    system.until_expired(&ann, &[0, 1, 2]).await;
     let (mut socket, frames) = open(&system, &ann).await;
     assert_eq!(frames[0]["pending"], 5);
     let mut expected = vec![json!("evicted 4"), json!("expired 3")];
@@ -249,7 +224,7 @@ async fn an_expired_message_never_comes_live_or_late() {
     // Connected users have it at once, however short its life.
     let frame = socket.expect("messages").await;
     assert_eq!(data_of(&messages_of(&frame)), [1]);
-    until_expired(&system, &ann, &[0]).await;
+    system.until_expired(&ann, &[0]).await;
     socket.close().await;
     // It was received and not acknowledged; its place is told and nothing repeated.
     let request = system.gateway(0).socket().user(&ann);

@@ -275,6 +275,21 @@ impl Socket {
         let _ = self.stream.send(message).await;
     }
 
+    /// Waits for the payload of the next pong; frames that come before it are skipped.
+    pub async fn pong(&mut self) -> Vec<u8> {
+        let pong = async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Pong(payload))) => return payload.to_vec(),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => panic!("closed, no pong"),
+                    Some(Ok(_)) => {}
+                }
+            }
+        };
+        let pong = timeout(DEADLINE, pong).await;
+        pong.unwrap_or_else(|_| panic!("no pong within {} s", DEADLINE.as_secs()))
+    }
+
     /// The TCP connection below, for bytes that are no frames and for reading nothing.
     pub fn tcp(&mut self) -> &mut TcpStream {
         self.stream.get_mut()
