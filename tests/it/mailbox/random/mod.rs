@@ -103,7 +103,8 @@ async fn run(
 ) -> Result<(), (usize, String)> {
     let name = format!("random-{}", uuid::Uuid::now_v7().simple());
     let cap = 4 + Random::new(seed).below(8);
-    let mut world = World::new(&server.url(), &name, cap).await;
+    let ttl = model::TTLS[usize::from(seed % 5 == 0)];
+    let mut world = World::new(&server.url(), &name, cap, ttl).await;
     for (index, operation) in operations.iter().enumerate() {
         let outcome = world.step(operation).await;
         outcome.map_err(|text| (index, format!("{operation:?}: {text}")))?;

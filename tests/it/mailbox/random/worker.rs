@@ -71,6 +71,11 @@ impl World {
             return Ok(0);
         };
         let appends = self.appends(&[event]);
+        if let Some(stale) = self.stale.take() {
+            let current = self.link.epoch();
+            let refused = vec![Err(MailboxError::EpochChanged { current })];
+            same("a stale append", stale.append_once(&appends).await, refused)?;
+        }
         let outcomes = collect(self.link.append_once(&appends).await)?;
         let evicted = self.check_once(&event, &outcomes[0])?;
         self.ledger.pending.remove(&event.key);
@@ -86,6 +91,8 @@ impl World {
             key += 1;
         }
         let now = self.model.now;
+        // No message waits longer than the time to live of its mailbox.
+        let lifetime = lifetime.min((self.model.ttl / UNIT) as i64 - 1);
         let expires = now.saturating_add_signed(lifetime * UNIT as i64) + UNIT / 2;
         let event = Event { lane, key, expires };
         self.events.push(event);
