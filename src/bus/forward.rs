@@ -24,8 +24,9 @@ const KIND_REPLACE: u8 = 2;
 const FLAG_SPOT: u8 = 1;
 const FLAG_HIGH: u8 = 2;
 const FLAG_LIFE: u8 = 4;
-/// A forward without payloads and recipients is at most this long, if its sender's name is.
-const FORWARD_HEAD_BYTES: usize = 2 + 2 + 64 + 8 + 20 + 4 + 4;
+/// A forward without payloads and recipients is at most this long, with a sender's name of
+/// 128 bytes.
+const FORWARD_HEAD_BYTES: usize = 2 + 2 + 128 + 8 + 20 + 4 + 4;
 
 /// What a gateway hears on its subject.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -139,11 +139,18 @@ impl Pull {
         }
     }
 
-    /// Tells the server to send nothing more. What was on its way is lost to this worker, and
-    /// comes again to whoever pulls then.
-    pub async fn stop(mut self) {
+    /// Tells the server to send nothing more, and returns what has arrived. What was on its way is
+    /// lost to this worker, and comes again to whoever pulls then.
+    pub async fn stop(mut self) -> Vec<Delivery> {
         // An error means that the connection is gone, and with it the subscription.
         let _ = self.subscriber.unsubscribe().await;
+        let mut arrived = Vec::new();
+        while let Some(pulled) = self.next_ready() {
+            if let Pulled::Message(delivery) = pulled {
+                arrived.push(*delivery);
+            }
+        }
+        arrived
     }
 
     /// `None` for a heartbeat.

@@ -196,119 +196,118 @@ fn the_variables_of_kubernetes_are_let_pass() {
     }
 }
 
-#[test]
-fn values_are_checked() {
-    for (name, good, bad) in [
-        (
-            "CATCHUP_NATS_URL",
-            vec![
-                "nats://a:1,nats://b:2",
-                "a:4222",
-                "tls://u:p@a, nats://b",
-                "nats://[::1]:4222",
-            ],
-            vec![
-                "http://a",
-                "ws://a",
-                "nats://",
-                "nats://a,,nats://b",
-                "nats://u:hunter2@a:x",
-                ",",
-            ],
-        ),
-        (
-            "CATCHUP_REDIS_URL",
-            vec!["redis://a", "redis://u:p@a:1/2", "redis://[::1]:6379"],
-            vec![
-                "a:6379",
-                "http://hunter2",
-                "redis://",
-                "redis://:hunter2@a:x",
-                "redis://a/x",
-            ],
-        ),
-        (
-            "CATCHUP_NAMESPACE",
-            vec!["a", "Stage_1-b", "abcdefghijabcdefghijabcdefghijab"],
-            vec!["a.b", "a b", "ü", "a*", "abcdefghijabcdefghijabcdefghijabc"],
-        ),
-        (
-            "CATCHUP_LISTEN",
-            vec!["[::]:80", "127.0.0.1:0", "localhost:8080"],
-            BAD_ADDRESSES.to_vec(),
-        ),
-        (
-            "CATCHUP_ADMIN_LISTEN",
-            vec!["0.0.0.0:9"],
-            BAD_ADDRESSES.to_vec(),
-        ),
-        (
-            "CATCHUP_NODE",
-            vec!["a", "A-b_1"],
-            vec!["a.b", "a b", "ü", &"abcde".repeat(13)],
-        ),
-        (
-            "CATCHUP_MESSAGE_TTL",
-            vec!["1s", "1500ms", "60m", "24h", "30d", "0001d"],
-            vec![
-                "24", "h", "1.5h", "1 h", "1h30m", "-1h", "999ms", "31d", "1w", "1H", "+1h",
-            ],
-        ),
-        (
-            "CATCHUP_MESSAGE_TTL",
-            vec![],
-            vec!["18446744073709551616s", "18446744073709551615d"],
-        ),
-        (
-            "CATCHUP_MAX_MESSAGES",
-            vec!["1", "100000"],
-            vec![
-                "0",
-                "-1",
-                "+5",
-                "1e3",
-                "100001",
-                "1_000",
-                "99999999999999999999",
-                "many",
-            ],
-        ),
-        ("CATCHUP_AUTH", vec!["jwt", "none"], vec!["JWT", "basic"]),
-        (
-            "CATCHUP_LOG",
-            vec!["debug", "warn,catchup=trace"],
-            vec!["verbose", "catchup=loud"],
-        ),
-        (
-            "CATCHUP_LOG_FORMAT",
-            vec!["text", "json"],
-            vec!["JSON", "pretty"],
-        ),
-        (
-            "CATCHUP_ALLOWED_ORIGINS",
-            vec![
-                "*",
-                "https://a.example, http://localhost:3000",
-                "http://[::1]:1",
-                "app://x",
-            ],
-            vec![
-                "a.example",
-                "https://",
-                "https://a/",
-                "*,https://a",
-                "https://a,",
-                "https://u@a",
-            ],
-        ),
-    ] {
-        for value in good {
-            assert!(worker(&[(name, value)]).is_ok(), "{name}={value}");
-        }
-        for value in bad {
-            refuses(name, value);
-        }
+/// Asserts that a worker takes the good values and refuses the bad ones.
+fn checks(name: &str, good: &[&str], bad: &[&str]) {
+    for value in good {
+        assert!(worker(&[(name, value)]).is_ok(), "{name}={value}");
     }
+    for value in bad {
+        refuses(name, value);
+    }
+}
+
+#[test]
+fn servers_are_checked() {
+    checks(
+        "CATCHUP_NATS_URL",
+        &[
+            "nats://a:1,nats://b:2",
+            "a:4222",
+            "tls://u:p@a, nats://b",
+            "nats://[::1]:4222",
+        ],
+        &[
+            "http://a",
+            "ws://a",
+            "nats://",
+            "nats://a,,nats://b",
+            "nats://u:hunter2@a:x",
+            ",",
+        ],
+    );
+    checks(
+        "CATCHUP_REDIS_URL",
+        &["redis://a", "redis://u:p@a:1/2", "redis://[::1]:6379"],
+        &[
+            "a:6379",
+            "http://hunter2",
+            "redis://",
+            "redis://:hunter2@a:x",
+            "redis://a/x",
+        ],
+    );
+    checks(
+        "CATCHUP_NAMESPACE",
+        &["a", "Stage_1-b", "abcdefghijabcdefghijabcdefghijab"],
+        &["a.b", "a b", "ü", "a*", "abcdefghijabcdefghijabcdefghijabc"],
+    );
+}
+
+#[test]
+fn addresses_and_names_are_checked() {
+    checks(
+        "CATCHUP_LISTEN",
+        &["[::]:80", "127.0.0.1:0", "localhost:8080"],
+        &BAD_ADDRESSES,
+    );
+    checks("CATCHUP_ADMIN_LISTEN", &["0.0.0.0:9"], &BAD_ADDRESSES);
+    checks(
+        "CATCHUP_NODE",
+        &["a", "A-b_1"],
+        &["a.b", "a b", "ü", &"abcde".repeat(13)],
+    );
+    checks(
+        "CATCHUP_ALLOWED_ORIGINS",
+        &[
+            "*",
+            "https://a.example, http://localhost:3000",
+            "http://[::1]:1",
+            "app://x",
+        ],
+        &[
+            "a.example",
+            "https://",
+            "https://a/",
+            "*,https://a",
+            "https://a,",
+            "https://u@a",
+        ],
+    );
+}
+
+#[test]
+fn numbers_and_words_are_checked() {
+    let bad_durations = [
+        "24", "h", "1.5h", "1 h", "1h30m", "-1h", "999ms", "31d", "1w", "1H", "+1h",
+    ];
+    checks(
+        "CATCHUP_MESSAGE_TTL",
+        &["1s", "1500ms", "60m", "24h", "30d", "01d"],
+        &bad_durations,
+    );
+    let long_durations = ["18446744073709551616s", "18446744073709551615d"];
+    checks("CATCHUP_MESSAGE_TTL", &[], &long_durations);
+    checks(
+        "CATCHUP_MAX_MESSAGES",
+        &["1", "100000"],
+        &[
+            "0",
+            "-1",
+            "+5",
+            "1e3",
+            "100001",
+            "1_000",
+            "99999999999999999999",
+            "many",
+        ],
+    );
+    checks("CATCHUP_AUTH", &["jwt", "none"], &["JWT", "basic"]);
+    checks(
+        "CATCHUP_LOG",
+        &["debug", "warn,catchup=trace"],
+        &["verbose", "catchup=loud"],
+    );
+    checks("CATCHUP_LOG_FORMAT", &["text", "json"], &["JSON", "pretty"]);
 }
 
 const BAD_ADDRESSES: [&str; 6] = [

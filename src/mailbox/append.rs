@@ -1,7 +1,7 @@
 //! Storing messages: one `MULTI` a batch, or one script an entry where it may be there already.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -95,15 +95,12 @@ impl Link {
     }
 
     /// The first half: counter, list and presence of every entry in one `MULTI`.
-    async fn multi(
-        &self,
-        batch: &[&Append],
-    ) -> Result<Vec<Result<Stored, MailboxError>>, MailboxError> {
+    async fn multi(&self, batch: &[&Append]) -> Result<Vec<StoredResult>, MailboxError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let mut pipeline = redis::pipe();
-        pipeline.atomic().ignore_errors();
+        pipeline.atomic().ignore_errors().cmd("TIME");
         for append in batch {
             let hash = self.keys().mailbox(append.user.as_str());
             let name = lane_name(append.lane);
@@ -120,11 +117,15 @@ impl Link {
             .query_async(&mut self.raw())
             .await
             .map_err(|error| self.judge(error))?;
-        if replies.len() != 3 * batch.len() {
-            let text = format!("{} replies to {} commands", replies.len(), 3 * batch.len());
+        if replies.len() != 1 + 3 * batch.len() {
+            let text = format!("{} replies to {} entries", replies.len(), batch.len());
             return Err(self.judge(MailboxError::Unreachable(text)));
         }
         let mut replies = replies.into_iter();
+        let now_ms = match replies.next() {
+            Some(Ok(time)) => read_time(time)?,
+            _ => return Err(MailboxError::Unexpected("no time".to_owned())),
+        };
         let mut stored = Vec::with_capacity(batch.len());
         while let (Some(place), Some(length), Some(fields)) =
             (replies.next(), replies.next(), replies.next())
@@ -132,7 +133,7 @@ impl Link {
             // One failed command of three shifts the places: the mailbox is damaged, whatever
             // the reason, and the repair looks at it.
             stored.push(match (place, length, fields) {
-                (Ok(place), Ok(length), Ok(fields)) => Stored::read(place, length, fields),
+                (Ok(place), Ok(length), Ok(fields)) => Stored::read(place, length, fields, now_ms),
                 (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
                     Err(self.judge(error))
                 }
@@ -141,85 +142,110 @@ impl Link {
         Ok(stored)
     }
 
-    /// The second half: expiries where a list is fresh or its expiry old, and the cap.
-    async fn settle(
-        &self,
-        batch: &[&Append],
-        stored: Vec<Result<Stored, MailboxError>>,
-    ) -> Vec<Outcome> {
-        let now_ms = wall_clock_ms();
+    /// The second half: expiries where a list is fresh or its expiry old, and the cap. Where it
+    /// fails, the entries are stored without it; the repeat puts it right.
+    async fn settle(&self, batch: &[&Append], stored: Vec<StoredResult>) -> Vec<Outcome> {
         let limits = self.limits();
-        let mut pipeline = redis::pipe();
-        let mut expiring = HashSet::new();
-        let mut capped: HashMap<(&UserId, Lane), u64> = HashMap::new();
+        let mut expiring: HashMap<(&UserId, Lane), u64> = HashMap::new();
+        let mut capped: HashSet<(&UserId, Lane)> = HashSet::new();
         for (append, stored) in batch.iter().zip(&stored) {
             let Ok(stored) = stored else { continue };
-            let is_old = stored.expiry_ms.saturating_add(limits.ttl_ms) <= now_ms;
+            let lane = (&append.user, append.lane);
+            // However a clock was set, an expiry was set within the last time to live.
+            let age_ms = stored.now_ms.abs_diff(stored.expiry_ms);
             if stored.length > limits.cap {
-                capped.insert((&append.user, append.lane), 0);
-            } else if (stored.length == 1 || is_old) && expiring.insert((&append.user, append.lane))
-            {
-                let hash = self.keys().mailbox(append.user.as_str());
-                pipeline
-                    .cmd("PEXPIRE")
-                    .arg(self.list(append))
-                    .arg(2 * limits.ttl_ms)
-                    .cmd("HSET")
-                    .arg(&hash)
-                    .arg(format!("expiry:{}", lane_name(append.lane)))
-                    .arg(now_ms)
-                    .cmd("PEXPIRE")
-                    .arg(&hash)
-                    .arg(limits.hash_ttl_ms);
+                capped.insert(lane);
+            } else if stored.length == 1 || age_ms >= limits.ttl_ms {
+                expiring.insert(lane, stored.now_ms);
             }
         }
-        let result = async {
-            if !expiring.is_empty() {
-                let _: Vec<Value> = (pipeline.query_async(&mut self.raw()).await)
-                    .map_err(|error| self.judge(error))?;
-            }
-            self.evict(&mut capped).await
-        };
-        if let Err(error) = result.await {
-            // Stored, but without expiry or past the cap: the repeat puts it right.
-            return stored
-                .into_iter()
-                .map(|stored| stored.and_then(|_| Err(error.clone())))
-                .collect();
-        }
+        expiring.retain(|lane, _| !capped.contains(lane));
+        let mut settled: HashMap<_, _> = self.expire(expiring).await;
+        settled.extend(self.evict(capped).await);
+
         let count = stored.iter().filter(|stored| stored.is_ok()).count();
         self.metrics().message(MessageOutcome::Stored, count as u64);
         let mut finished = Vec::with_capacity(batch.len());
         for (append, stored) in batch.iter().zip(stored) {
-            finished.push(stored.map(|stored| Appended {
-                place: stored.place,
-                life: stored.life,
-                connections: stored.connections,
-                repeated: false,
-                evicted: capped.remove(&(&append.user, append.lane)).unwrap_or(0),
+            let evicted = match settled.get_mut(&(&append.user, append.lane)) {
+                // Told once, with the first entry of the lane.
+                Some(Ok(evicted)) => Ok(std::mem::take(evicted)),
+                Some(Err(error)) => Err(error.clone()),
+                None => Ok(0),
+            };
+            finished.push(stored.and_then(|stored| {
+                Ok(Appended {
+                    evicted: evicted?,
+                    ..stored.appended
+                })
             }));
         }
         finished
     }
 
-    async fn evict(&self, capped: &mut HashMap<(&UserId, Lane), u64>) -> Result<(), MailboxError> {
+    /// Sets the expiry of lists and of their hashes; the values are Redis's clock.
+    async fn expire<'a>(
+        &self,
+        lanes: HashMap<(&'a UserId, Lane), u64>,
+    ) -> HashMap<(&'a UserId, Lane), Result<u64, MailboxError>> {
+        if lanes.is_empty() {
+            return HashMap::new();
+        }
         let limits = self.limits();
-        let calls: FuturesUnordered<_> = (capped.iter_mut())
-            .map(async |((user, lane), evicted)| {
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        for ((user, lane), now_ms) in &lanes {
+            let hash = self.keys().mailbox(user.as_str());
+            pipeline
+                .pexpire(self.lane_list(user, *lane), limits.list_ttl_ms())
+                .hset(&hash, format!("expiry:{}", lane_name(*lane)), *now_ms)
+                .pexpire(&hash, limits.hash_ttl_ms());
+        }
+        let replies: RedisResult<Vec<RedisResult<Value>>> =
+            pipeline.query_async(&mut self.raw()).await;
+        let replies = match replies.map_err(|error| self.judge(error)) {
+            Ok(replies) => replies,
+            Err(error) => {
+                return (lanes.into_keys())
+                    .map(|lane| (lane, Err(error.clone())))
+                    .collect();
+            }
+        };
+        (lanes.into_keys())
+            .zip(replies.chunks(3))
+            .map(|(lane, replies)| {
+                let failed = replies.iter().find_map(|reply| reply.as_ref().err());
+                let result = failed.map_or(Ok(0), |error| Err(self.judge(error.clone())));
+                (lane, result)
+            })
+            .collect()
+    }
+
+    /// Evicts what is past the cap; the results are how many messages it pushed out.
+    async fn evict<'a>(
+        &self,
+        lanes: HashSet<(&'a UserId, Lane)>,
+    ) -> HashMap<(&'a UserId, Lane), Result<u64, MailboxError>> {
+        let limits = self.limits();
+        let calls: FuturesUnordered<_> = (lanes.into_iter())
+            .map(async |(user, lane)| {
                 let mut script = self.script(&scripts::SETTLE, user);
                 script
-                    .arg(lane_number(*lane))
+                    .arg(lane_number(lane))
                     .arg(limits.ttl_ms)
-                    .arg(limits.hash_ttl_ms)
+                    .arg(limits.hash_ttl_ms())
                     .arg(limits.cap);
-                let count = script.invoke_async::<u64>(&mut self.raw()).await;
-                *evicted = count.map_err(|error| self.judge(error))?;
-                self.metrics().message(MessageOutcome::Evicted, *evicted);
-                Ok(())
+                let evicted = async {
+                    let value: RedisResult<Value> = script.invoke_async(&mut self.raw()).await;
+                    let value = value.map_err(|error| self.judge(error))?;
+                    let evicted = Reply::with_status(value)?.number()?;
+                    self.metrics().message(MessageOutcome::Evicted, evicted);
+                    Ok(evicted)
+                };
+                ((user, lane), evicted.await)
             })
             .collect();
-        let results: Vec<Result<(), MailboxError>> = calls.collect().await;
-        results.into_iter().collect()
+        calls.collect().await
     }
 
     async fn repair_damaged(&self, batch: &[&Append], outcomes: &mut [Outcome]) {
@@ -272,7 +298,7 @@ impl Link {
             .arg(lane_number(append.lane))
             .arg(append.entry.as_str())
             .arg(limits.ttl_ms)
-            .arg(limits.hash_ttl_ms)
+            .arg(limits.hash_ttl_ms())
             .arg(limits.cap);
         let mut reply: Reply = self
             .call(MailboxOperation::AppendOnce, &append.user, &script)
@@ -295,43 +321,58 @@ impl Link {
     }
 
     fn list(&self, append: &Append) -> String {
-        match append.lane {
-            Lane::Normal => self.keys().normal(append.user.as_str()),
-            Lane::High => self.keys().high(append.user.as_str()),
+        self.lane_list(&append.user, append.lane)
+    }
+
+    fn lane_list(&self, user: &UserId, lane: Lane) -> String {
+        match lane {
+            Lane::Normal => self.keys().normal(user.as_str()),
+            Lane::High => self.keys().high(user.as_str()),
         }
     }
 }
 
 /// What a `MULTI` says of one entry.
 struct Stored {
-    place: u64,
+    appended: Appended,
     length: u64,
-    connections: Vec<Connection>,
-    life: Option<Life>,
     /// When the list's expiry was last set, milliseconds since 1970; 0 for never.
     expiry_ms: u64,
+    /// Redis's clock.
+    now_ms: u64,
 }
 
+type StoredResult = Result<Stored, MailboxError>;
+
 impl Stored {
-    fn read(place: Value, length: Value, fields: Value) -> Result<Stored, MailboxError> {
+    fn read(place: Value, length: Value, fields: Value, now_ms: u64) -> StoredResult {
         let mut reply = Reply::new(vec![place, length, fields]);
         let place = reply.number()?;
         let length = reply.number()?;
         let mut fields = reply.array()?;
-        let connections = parse_connections(&text_of(fields.value()?)?);
-        let life = parse_life(&fields.text()?);
-        let expiry_ms = fields.text()?.parse().unwrap_or(0);
+        let appended = Appended {
+            place,
+            connections: parse_connections(&text_of(fields.value()?)?),
+            life: parse_life(&fields.text()?),
+            repeated: false,
+            evicted: 0,
+        };
         if length > place {
             return Err(MailboxError::Damaged);
         }
         Ok(Stored {
-            place,
+            appended,
             length,
-            connections,
-            life,
-            expiry_ms,
+            expiry_ms: fields.text()?.parse().unwrap_or(0),
+            now_ms,
         })
     }
+}
+
+/// The reply to `TIME`, as milliseconds since 1970.
+fn read_time(time: Value) -> Result<u64, MailboxError> {
+    let mut reply = Reply::new(vec![time]).array()?;
+    Ok(reply.number()? * 1000 + reply.number()? / 1000)
 }
 
 pub(super) fn parse_life(text: &str) -> Option<Life> {
@@ -359,10 +400,4 @@ fn chunk_length(batch: &[Append]) -> usize {
         bytes <= BATCH_BYTES_MAX
     });
     fits.count().max(1)
-}
-
-/// Only decides when an expiry is set again; Redis's own clock judges the messages.
-fn wall_clock_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
-    elapsed.map_or(0, |elapsed| elapsed.as_millis() as u64)
 }

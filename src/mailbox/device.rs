@@ -6,7 +6,7 @@ use super::append::parse_life;
 use super::entry::ReadEntry;
 use super::link::{ConnectionId, Link, random_life};
 use super::reply::Reply;
-use super::{DEVICES_MAX, MailboxError, scripts};
+use super::{DEVICES_MAX, MailboxError, NUMBER_MAX, scripts};
 use crate::event::UserId;
 use crate::protocol::{Everyone, Lane, Life, Places, Position};
 use crate::telemetry::MailboxOperation;
@@ -43,6 +43,10 @@ pub struct Counters {
     pub now_ms: u64,
     /// The last place given out in each lane.
     pub last: [u64; 2],
+    /// What the device has acknowledged in each lane, on whatever connection.
+    pub acknowledged: [u64; 2],
+    /// When the last acknowledged message was published, milliseconds since 1970; 0 for none.
+    pub acknowledged_ms: u64,
 }
 
 /// A registered connection.
@@ -55,7 +59,7 @@ pub struct Registered {
     pub order: u64,
     /// The device must be told that the store lost messages.
     pub store_lost: bool,
-    /// How many messages wait for the device.
+    /// How many messages wait for the device, without those that expired.
     pub pending: u64,
     /// The older connection of this device, which must be closed.
     pub replaced: Option<ConnectionId>,
@@ -111,14 +115,16 @@ impl Link {
                     .map_or(String::new(), |life| life.0.to_string()),
             )
             .arg(limits.ttl_ms)
-            .arg(limits.hash_ttl_ms)
+            .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms)
             .arg(DEVICES_MAX)
             .arg(request.page.messages_max)
             .arg(request.page.bytes_max)
             .arg(request.newest_everyone.creation)
             .arg(request.newest_everyone.sequence);
-        match &request.cursor {
+        // A forged cursor may hold any number; nobody was given one like that.
+        let cursor = (request.cursor.as_ref()).filter(|position| is_countable(position));
+        match cursor {
             Some(position) => script
                 .arg(position.epoch.to_string())
                 .arg(position.life.0.to_string())
@@ -150,6 +156,8 @@ impl Link {
             counters: Counters {
                 now_ms,
                 last: [reply.number()?, reply.number()?],
+                acknowledged: own,
+                acknowledged_ms: time_ms,
             },
             start: Position {
                 epoch: self.epoch(),
@@ -167,7 +175,8 @@ impl Link {
     }
 
     /// The next page after `position`. Errors: [`MailboxError::LifeChanged`] and
-    /// [`MailboxError::EpochChanged`] where the position belongs to another mailbox or time line.
+    /// [`MailboxError::EpochChanged`] where the position belongs to another mailbox or time line,
+    /// [`MailboxError::UnknownDevice`] where nothing is kept for the device any more.
     pub async fn page(
         &self,
         user: &UserId,
@@ -188,6 +197,8 @@ impl Link {
         let counters = Counters {
             now_ms: reply.number()?,
             last: [reply.number()?, reply.number()?],
+            acknowledged: [reply.number()?, reply.number()?],
+            acknowledged_ms: reply.number()?,
         };
         Ok((counters, read_page(reply.array()?)?))
     }
@@ -200,6 +211,9 @@ impl Link {
         device: &str,
         position: &Position,
     ) -> Result<(), MailboxError> {
+        if !is_countable(position) {
+            return Err(MailboxError::Ahead);
+        }
         let limits = self.limits();
         let places = &position.places;
         let mut script = self.script(&scripts::ACK, user);
@@ -214,7 +228,7 @@ impl Link {
             .arg(position.time_ms)
             .arg(u8::from(position.store_lost_told))
             .arg(limits.ttl_ms)
-            .arg(limits.hash_ttl_ms)
+            .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms);
         self.call(MailboxOperation::Ack, user, &script).await?;
         Ok(())
@@ -242,7 +256,7 @@ impl Link {
             .arg(connection.number)
             .arg(order)
             .arg(limits.ttl_ms)
-            .arg(limits.hash_ttl_ms)
+            .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms);
         let mut reply = self.call(MailboxOperation::Reassert, user, &script).await?;
         Ok([reply.number()?, reply.number()?])
@@ -263,6 +277,20 @@ impl Link {
             .await?;
         Ok(())
     }
+}
+
+/// True where the scripts can count with all numbers of a position.
+fn is_countable(position: &Position) -> bool {
+    let places = &position.places;
+    [
+        places.own[0],
+        places.own[1],
+        places.everyone.creation,
+        places.everyone.sequence,
+        position.time_ms,
+    ]
+    .iter()
+    .all(|number| *number < NUMBER_MAX)
 }
 
 fn parse_replaced(text: &str) -> Option<ConnectionId> {

@@ -64,12 +64,14 @@ impl MailboxError {
         }
     }
 
-    /// True where the TCP connection must not be used again: replies may be lost or belong to
-    /// another time line.
-    pub(super) fn breaks_link(&self) -> bool {
+    /// True where a TCP connection made in `epoch` must not be used again: replies may be lost, or
+    /// what follows belongs to another time line.
+    pub(super) fn breaks_link(&self, epoch: Epoch) -> bool {
         match self {
-            MailboxError::Unreachable(_) | MailboxError::EpochChanged { .. } => true,
-            MailboxError::Refusing(text) => text.starts_with("READONLY"),
+            MailboxError::Unreachable(_) => true,
+            // A caller may also have come with a position of an earlier time line.
+            MailboxError::EpochChanged { current } => *current != epoch,
+            MailboxError::Refusing(text) => text.starts_with(READONLY),
             MailboxError::LifeChanged
             | MailboxError::Damaged
             | MailboxError::UnknownDevice
@@ -85,22 +87,38 @@ impl MailboxError {
 
 impl From<RedisError> for MailboxError {
     fn from(error: RedisError) -> MailboxError {
+        // A `MULTI` that was refused as a whole says why only for its commands.
+        if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort)
+            && let Some([(_, cause), ..]) = error.clone().into_server_errors().as_deref()
+        {
+            return refused(cause.code(), cause.details());
+        }
         match (error.kind(), error.code()) {
             // A script or a counter that met what it cannot read; `repair` looks closer.
             (ErrorKind::Server(ServerErrorKind::ResponseError), _) | (_, Some("WRONGTYPE")) => {
+                tracing::debug!("taken for damage: {error}");
                 MailboxError::Damaged
             }
-            (
-                ErrorKind::Server(_)
-                | ErrorKind::Extension
-                | ErrorKind::AuthenticationFailed
-                | ErrorKind::InvalidClientConfig,
-                _,
-            ) => MailboxError::Refusing(error.to_string()),
+            (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
+                refused(code, error.detail())
+            }
+            (ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig, _) => {
+                MailboxError::Refusing(error.to_string())
+            }
             // A time-out, a closed connection, a reply that cannot be parsed.
             _ => MailboxError::Unreachable(error.to_string()),
         }
     }
+}
+
+/// The code of a server that became a replica.
+const READONLY: &str = "READONLY";
+
+fn refused(code: &str, detail: Option<&str>) -> MailboxError {
+    MailboxError::Refusing(match detail {
+        Some(detail) => format!("{code} {detail}"),
+        None => code.to_owned(),
+    })
 }
 
 /// The URL of the store cannot be used.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{ScriptInvocation, Value};
+use redis::{RedisResult, ScriptInvocation, Value};
 
 use super::reply::{Reply, parse_connections, text_of};
 use super::store::{Limits, StoreConfig};
@@ -112,29 +112,38 @@ impl Link {
     /// Notes what an error means for this link. Every error of a call goes through here.
     pub fn judge(&self, error: impl Into<MailboxError>) -> MailboxError {
         let error = error.into();
-        if error.breaks_link() && !self.inner.broken.swap(true, Ordering::AcqRel) {
+        if error.breaks_link(self.epoch()) && !self.inner.broken.swap(true, Ordering::AcqRel) {
             tracing::warn!("a Redis connection is given up: {error}");
         }
         error
     }
 
     /// Where the users are connected, in the order asked. At most a few thousand users a call.
+    /// A user whose mailbox is damaged counts as not connected; the next append repairs it.
     pub async fn connections(
         &self,
         users: &[UserId],
     ) -> Result<Vec<Vec<Connection>>, MailboxError> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
         for user in users {
             pipeline.hget(self.keys().mailbox(user.as_str()), "connections");
         }
-        let replies: Vec<Value> = self
+        let replies: Vec<RedisResult<Value>> = self
             .timed(MailboxOperation::Presence, async {
                 pipeline.query_async(&mut self.raw()).await
             })
             .await?;
         replies
             .into_iter()
-            .map(|reply| Ok(parse_connections(&text_of(reply)?)))
+            .map(|reply| match reply.map_err(|error| self.judge(error)) {
+                Ok(text) => Ok(parse_connections(&text_of(text)?)),
+                Err(MailboxError::Damaged) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            })
             .collect()
     }
 
@@ -152,36 +161,15 @@ impl Link {
         Ok(())
     }
 
-    /// Runs a script whose reply begins with a status.
+    /// Runs a script whose reply begins with a status; where the mailbox is damaged, repairs it
+    /// and runs the script once more.
     pub(super) async fn call(
         &self,
         operation: MailboxOperation,
         user: &UserId,
         script: &ScriptInvocation<'_>,
     ) -> Result<Reply, MailboxError> {
-        match Reply::with_status(self.run(operation, user, script).await?) {
-            Err(MailboxError::Damaged) => {
-                self.repair(user).await?;
-                let value = self.run(operation, user, script).await?;
-                Reply::with_status(value).map_err(|error| self.judge(error))
-            }
-            other => other.map_err(|error| self.judge(error)),
-        }
-    }
-
-    /// Runs a script; where a key of the mailbox is damaged, repairs it and runs it once more.
-    pub(super) async fn run(
-        &self,
-        operation: MailboxOperation,
-        user: &UserId,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<Value, MailboxError> {
-        let attempt = async || {
-            self.timed(operation, async {
-                script.invoke_async(&mut self.raw()).await
-            })
-            .await
-        };
+        let attempt = async || Reply::with_status(self.invoke(operation, script).await?);
         match attempt().await {
             Err(MailboxError::Damaged) => {
                 self.repair(user).await?;
@@ -189,6 +177,34 @@ impl Link {
             }
             other => other,
         }
+        .map_err(|error| self.judge(error))
+    }
+
+    /// [`Link::call`] for a script that gives no status.
+    pub(super) async fn run(
+        &self,
+        operation: MailboxOperation,
+        user: &UserId,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<Value, MailboxError> {
+        match self.invoke(operation, script).await {
+            Err(MailboxError::Damaged) => {
+                self.repair(user).await?;
+                self.invoke(operation, script).await
+            }
+            other => other,
+        }
+    }
+
+    async fn invoke(
+        &self,
+        operation: MailboxOperation,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<Value, MailboxError> {
+        self.timed(operation, async {
+            script.invoke_async(&mut self.raw()).await
+        })
+        .await
     }
 
     async fn timed<T>(
@@ -204,22 +220,27 @@ impl Link {
     }
 
     /// Makes a damaged mailbox usable again and says so; every device of it is owed `store_lost`.
+    /// Somebody else may have done it meanwhile.
     pub(super) async fn repair(&self, user: &UserId) -> Result<(), MailboxError> {
         let mut script = self.script(&scripts::REPAIR, user);
-        script.arg(random_life().0.to_string());
+        script
+            .arg(random_life().0.to_string())
+            .arg(self.limits().hash_ttl_ms());
         let repaired: i64 = script
             .invoke_async(&mut self.raw())
             .await
             .map_err(|error| self.judge(error))?;
-        if repaired == 0 {
-            return Err(MailboxError::Unexpected(
-                "a mailbox cannot be used, and nothing was found to repair".to_owned(),
-            ));
+        if repaired == 1 {
+            tracing::error!(
+                user = user.as_str(),
+                "repaired a damaged mailbox; keys of a wrong type were renamed to …:damaged"
+            );
+        } else {
+            tracing::warn!(
+                user = user.as_str(),
+                "a mailbox could not be used, and nothing is left to repair"
+            );
         }
-        tracing::error!(
-            user = user.as_str(),
-            "repaired a damaged mailbox; keys of a wrong type were renamed to …:damaged"
-        );
         Ok(())
     }
 

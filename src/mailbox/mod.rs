@@ -27,6 +27,8 @@ pub use store::{Store, StoreConfig};
 
 /// Most devices of one user (contract §4).
 pub const DEVICES_MAX: usize = 16;
+/// The greatest number that Lua keeps exactly; no place, sequence or time comes near it.
+const NUMBER_MAX: u64 = 1 << 53;
 /// Nothing is trimmed for this long after a change of epoch: two of the longest periods in which
 /// a gateway asserts its connections again, since the devices come back one by one.
 pub const TRIM_HOLD_SECONDS: u64 = 240;

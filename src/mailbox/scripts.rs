@@ -1,16 +1,15 @@
-//! The Lua scripts, each with the shared prelude before it.
+//! The Lua scripts, each with what it shares with the others before it.
 
 use std::sync::LazyLock;
 
 use redis::Script;
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
+    ($name:ident, $($file:literal),+) => {
         pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
                 include_str!("scripts/prelude.lua"),
-                "\n",
-                include_str!(concat!("scripts/", $file))
+                $("\n", include_str!(concat!("scripts/", $file))),+
             ))
         });
     };
@@ -18,9 +17,9 @@ macro_rules! script {
 
 script!(ACK, "ack.lua");
 script!(APPEND_ONCE, "append_once.lua");
-script!(PAGE, "page.lua");
+script!(PAGE, "reading.lua", "page.lua");
 script!(REASSERT, "reassert.lua");
-script!(REGISTER, "register.lua");
+script!(REGISTER, "reading.lua", "register.lua");
 script!(REPAIR, "repair.lua");
 script!(SETTLE, "settle.lua");
 script!(UNREGISTER, "unregister.lua");

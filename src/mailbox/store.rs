@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{ConfigError, Link, MailboxError, TRIM_HOLD_SECONDS};
+use super::{ConfigError, Link, MailboxError, NUMBER_MAX, TRIM_HOLD_SECONDS};
 use crate::protocol::Epoch;
 use crate::telemetry::Metrics;
 
@@ -24,6 +24,8 @@ const BACKOFF_MILLISECONDS_MIN: u64 = 50;
 const BACKOFF_MILLISECONDS_MAX: u64 = 2_000;
 /// The hash with the cursors is kept at least this long.
 const HASH_SECONDS_MIN: u64 = 7 * 24 * 3600;
+/// Longer times to live count as this one: a hundred years.
+const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
 
 /// How to reach the store, and what it holds.
 #[derive(Clone)]
@@ -52,24 +54,35 @@ impl StoreConfig {
     }
 
     pub(super) fn limits(&self) -> Limits {
-        let milliseconds =
-            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 16);
-        let ttl_ms = milliseconds(self.ttl);
         Limits {
-            ttl_ms,
-            hash_ttl_ms: (ttl_ms * 7).max(HASH_SECONDS_MIN * 1000),
-            cap: self.cap,
+            ttl_ms: milliseconds(self.ttl).max(1),
+            cap: self.cap.clamp(1, NUMBER_MAX),
             trim_hold_ms: milliseconds(self.trim_hold),
         }
     }
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).map_or(TTL_MS_MAX, |value| value.min(TTL_MS_MAX))
+}
+
 /// What the scripts are told with every call.
 pub(super) struct Limits {
     pub ttl_ms: u64,
-    pub hash_ttl_ms: u64,
     pub cap: u64,
     pub trim_hold_ms: u64,
+}
+
+impl Limits {
+    /// Twice the time to live, and renewed when half of it is over: a list outlives what it holds.
+    pub fn list_ttl_ms(&self) -> i64 {
+        2 * self.ttl_ms.cast_signed()
+    }
+
+    /// The cursors outlive the lists.
+    pub fn hash_ttl_ms(&self) -> i64 {
+        (7 * self.ttl_ms).max(HASH_SECONDS_MIN * 1000).cast_signed()
+    }
 }
 
 /// One Redis or Valkey server; clones share the connection.
@@ -89,6 +102,8 @@ struct Inner {
 struct Attempts {
     next: Instant,
     wait: Duration,
+    /// When the last attempt failed, and why.
+    failed: Option<(Instant, MailboxError)>,
 }
 
 impl Store {
@@ -112,6 +127,7 @@ impl Store {
                 attempts: Mutex::new(Attempts {
                     next: Instant::now(),
                     wait: Duration::from_millis(BACKOFF_MILLISECONDS_MIN),
+                    failed: None,
                 }),
             }),
         })
@@ -130,9 +146,16 @@ impl Store {
         if let Some(link) = self.link() {
             return Ok(link);
         }
+        let called = Instant::now();
         let mut attempts = self.inner.attempts.lock().await;
         if let Some(link) = self.link() {
             return Ok(link);
+        }
+        // All who waited for one attempt share its end: a queue of them would take minutes.
+        if let Some((failed, error)) = &attempts.failed
+            && *failed > called
+        {
+            return Err(error.clone());
         }
         tokio::time::sleep_until(attempts.next).await;
         match self.attempt().await {
@@ -148,6 +171,7 @@ impl Store {
                 attempts.wait =
                     (attempts.wait * 2).min(Duration::from_millis(BACKOFF_MILLISECONDS_MAX));
                 attempts.next = Instant::now() + attempts.wait;
+                attempts.failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
         }
@@ -160,7 +184,8 @@ impl Store {
             .set_pipeline_buffer_size(PIPELINE_COMMANDS);
         let mut connection = (self.inner.client)
             .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+            .await
+            .map_err(refused)?;
         let epoch = inspect(&mut connection).await?;
         let metrics = Arc::clone(&self.inner.metrics);
         Ok(Link::new(connection, epoch, &self.inner.config, metrics))
@@ -172,7 +197,8 @@ async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, Mailbo
     let replication: String = redis::cmd("INFO")
         .arg("replication")
         .query_async(connection)
-        .await?;
+        .await
+        .map_err(refused)?;
     if field(&replication, "role") != Some("master") {
         return Err(MailboxError::Refusing(
             "READONLY: the address leads to a replica; give the primary's".to_owned(),
@@ -185,7 +211,8 @@ async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, Mailbo
     let server: String = redis::cmd("INFO")
         .arg("server")
         .query_async(connection)
-        .await?;
+        .await
+        .map_err(refused)?;
     check_version(&server)?;
 
     check_setting(connection, "maxmemory-policy", "noeviction").await?;
@@ -193,6 +220,15 @@ async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, Mailbo
         tracing::warn!("{error}: what waits is lost when Redis ends");
     }
     Ok(epoch)
+}
+
+/// No mailbox is involved yet, so a plain error is a refusal.
+fn refused(error: RedisError) -> MailboxError {
+    let text = error.to_string();
+    match MailboxError::from(error) {
+        MailboxError::Damaged => MailboxError::Refusing(text),
+        other => other,
+    }
 }
 
 /// Compares one setting of the server. A managed service may forbid CONFIG; then the operator has

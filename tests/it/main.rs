@@ -1,2 +1,30 @@
-#[test]
-fn nothing() {}
+//! The integration tests: one binary, one file a promise, on real servers and processes.
+//! How they are written and what they stand on: `support/mod.rs`.
+
+mod support;
+
+mod acknowledgement;
+mod admission;
+mod authentication;
+mod demo_page;
+mod dev;
+mod devices;
+mod ephemeral;
+mod expiry;
+mod fault;
+mod frames;
+mod harness;
+mod health;
+mod identity;
+mod junk_frames;
+mod live;
+mod mailbox;
+mod missed;
+mod namespaces;
+mod offline;
+mod order;
+mod priority;
+mod refusals;
+mod sizes;
+mod strange_bytes;
+mod tidy;

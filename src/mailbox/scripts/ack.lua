@@ -15,21 +15,19 @@ if epoch ~= ARGV[1] then
   return { 'epoch', epoch }
 end
 local now = clock()
-local fields = read_fields()
-if fields.life ~= ARGV[2] then
+local mailbox = read_mailbox()
+if mailbox.fields.life ~= ARGV[2] then
   return { 'life' }
 end
-local lanes = read_lanes(fields)
-if damaged(lanes) then
+if mailbox.is_damaged then
   return { 'damaged' }
 end
-local devices = read_devices(fields)
-local record = devices[ARGV[3]]
+local record = mailbox.devices[ARGV[3]]
 if not record then
   return { 'unknown' }
 end
 local normal, high = tonumber(ARGV[4]), tonumber(ARGV[5])
-if normal > lanes[1].last or high > lanes[2].last then
+if normal > mailbox.lanes[1].last or high > mailbox.lanes[2].last then
   return { 'ahead' }
 end
 advance(record, normal, high, tonumber(ARGV[8]))
@@ -39,7 +37,6 @@ if ARGV[9] == '1' then
 end
 record.seen = now
 write_device(ARGV[3], record)
-local allowed = may_trim(fields, epoch, now, tonumber(ARGV[12]))
 redis.call('PEXPIRE', KEYS[1], ARGV[11])
-trim(fields, lanes, devices, read_connections(fields), now, tonumber(ARGV[10]), allowed)
+trim(mailbox, read_hold(mailbox.fields, epoch, now, tonumber(ARGV[12])), now, tonumber(ARGV[10]))
 return { 'ok' }

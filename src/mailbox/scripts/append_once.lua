@@ -15,7 +15,7 @@ end
 local now = clock()
 local fields = read_fields()
 local lane = read_lane(tonumber(ARGV[2]), fields)
-if lane.head < 1 then
+if lane.damaged then
   return { 'damaged' }
 end
 local ttl, hash_ttl, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])

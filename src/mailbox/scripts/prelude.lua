@@ -5,13 +5,17 @@
 --   last:<lane>     the last place given out; the head of a list of length n is last - n + 1
 --   evicted:<lane>  the last place that the cap evicted
 --   floor:<lane>    the last place that every known device had acknowledged when it was trimmed
+--   shown:<lane>    the last place when the user's last connection went: up to here a device may
+--                   hold a cursor, so what lies there keeps its place
 --   expiry:<lane>   when the list's own expiry was last set, milliseconds
 --   connections     "device node incarnation number order", joined by commas
 --   life            drawn by the first register; names the time line of the places
+--   born            when the life was drawn, milliseconds
 --   device:<name>   "normal high creation sequence time seen lost": the cursors in all lanes, the
 --                   time of the last acknowledged message, the last sight, a store_lost still owed
---   trimmed         "key=place" of the last acknowledged or evicted entries, joined by spaces
---   hold            "epoch since": nothing is trimmed for a while after since, 0 for no hold
+--   replaced:<name> "node incarnation number" of the connection that the device's newest replaced
+--   trimmed         "key=place" of the last removed entries, joined by spaces
+--   hold            "epoch until": in this epoch nothing is trimmed before until, milliseconds
 -- A list entry is "1 key time expiry flags json" with 27, 13, 13 and 1 characters before the JSON.
 --
 -- Order in every script: reads, then writes to the hash, then the command that may empty a list,
@@ -19,6 +23,11 @@
 
 local LANES = { 'normal', 'high' }
 local TRIMMED_KEYS_MAX = 32
+-- A connection that was not asserted for this long is gone, whatever the hash says: two of the
+-- longest periods in which a gateway asserts its connections again.
+local CONNECTED_MS_MAX = 240000
+-- The greatest whole number that Lua and Redis both keep exactly.
+local NUMBER_MAX = 2 ^ 53
 
 local function whole(number)
   return string.format('%.0f', number)
@@ -38,8 +47,10 @@ local function key_of(entry)
   return string.sub(entry, 3, 29)
 end
 
+-- What is no entry of ours counts as expired, so that it is told and cannot block the list.
 local function expired(entry, now)
-  return tonumber(string.sub(entry, 45, 57)) <= now
+  local expiry = tonumber(string.sub(entry, 45, 57))
+  return not expiry or expiry <= now
 end
 
 local function read_fields()
@@ -51,34 +62,36 @@ local function read_fields()
   return fields
 end
 
+-- A counter; 0 where it is absent, nil where it is no number that may be counted on.
+local function counter(text)
+  if not text then
+    return 0
+  end
+  local number = string.match(text, '^%d+$') and tonumber(text)
+  return number and number < NUMBER_MAX and number or nil
+end
+
 local function read_lane(number, fields)
   local name = LANES[number]
-  local lane = {
-    number = number,
-    name = name,
-    list = KEYS[number + 1],
-    last = tonumber(fields['last:' .. name] or 0),
-    evicted = tonumber(fields['evicted:' .. name] or 0),
-    floor = tonumber(fields['floor:' .. name] or 0),
-  }
+  local lane = { number = number, name = name, list = KEYS[number + 1] }
+  for _, field in ipairs({ 'last', 'evicted', 'floor', 'shown' }) do
+    local value = counter(fields[field .. ':' .. name])
+    lane.damaged = lane.damaged or not value
+    lane[field] = value or 0
+  end
   lane.length = redis.call('LLEN', lane.list)
   lane.head = lane.last - lane.length + 1
+  -- A list longer than its counter, or a place beyond it: the hash lost a field, so places mean
+  -- nothing any more.
+  lane.damaged = lane.damaged or lane.head < 1
+    or math.max(lane.evicted, lane.floor, lane.shown) > lane.last
   return lane
-end
-
-local function read_lanes(fields)
-  return { read_lane(1, fields), read_lane(2, fields) }
-end
-
--- A list longer than its counter: the hash lost its field, so places mean nothing any more.
-local function damaged(lanes)
-  return lanes[1].head < 1 or lanes[2].head < 1
 end
 
 local function read_connections(fields)
   local connections = {}
   for device, node, incarnation, number, order in
-    string.gmatch(fields.connections or '', '([^ ,]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ,]+)')
+    string.gmatch(fields.connections or '', '([^ ,]+) ([^ ,]+) ([^ ,]+) (%d+) (%d+)')
   do
     connections[#connections + 1] = {
       device = device, node = node, incarnation = incarnation, number = number,
@@ -103,14 +116,17 @@ local function write_connections(connections)
   redis.call('HSET', KEYS[1], 'connections', table.concat(texts, ','))
 end
 
+-- A device's record; nil where it cannot be read.
 local function parse_device(text)
-  local numbers = {}
-  for number in string.gmatch(text, '%S+') do
-    numbers[#numbers + 1] = tonumber(number)
+  local normal, high, creation, sequence, time, seen, lost =
+    string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([01])$')
+  if not normal then
+    return nil
   end
   return {
-    places = { numbers[1], numbers[2] }, creation = numbers[3], sequence = numbers[4],
-    time = numbers[5], seen = numbers[6], lost = numbers[7],
+    places = { tonumber(normal), tonumber(high) }, creation = tonumber(creation),
+    sequence = tonumber(sequence), time = tonumber(time), seen = tonumber(seen),
+    lost = tonumber(lost),
   }
 end
 
@@ -121,15 +137,27 @@ local function write_device(name, record)
   }, ' '))
 end
 
-local function read_devices(fields)
-  local devices = {}
+-- The whole mailbox. is_damaged: repair it first.
+local function read_mailbox()
+  local fields = read_fields()
+  local mailbox = {
+    fields = fields, lanes = { read_lane(1, fields), read_lane(2, fields) }, devices = {},
+    connections = read_connections(fields),
+  }
+  local lanes = mailbox.lanes
+  local is_damaged = lanes[1].damaged or lanes[2].damaged
+    or (fields.life and not string.find(fields.life, '^%d+$'))
   for field, text in pairs(fields) do
     local name = string.match(field, '^device:(.+)$')
     if name then
-      devices[name] = parse_device(text)
+      local record = parse_device(text)
+      mailbox.devices[name] = record
+      is_damaged = is_damaged or not record
+        or record.places[1] > lanes[1].last or record.places[2] > lanes[2].last
     end
   end
-  return devices
+  mailbox.is_damaged = is_damaged
+  return mailbox
 end
 
 local function advance(record, normal, high, time)
@@ -146,48 +174,53 @@ local function advance_everyone(record, creation, sequence)
   end
 end
 
--- A device is known while it was seen within the time to live or is connected.
-local function known(name, record, connections, oldest)
-  if record.seen >= oldest then
-    return true
-  end
+-- Whether the device is connected. A connection whose record is older than a gateway would let
+-- it become was left behind by a call that was carried out after its caller had given it up.
+local function connected(name, record, connections, now)
   for _, connection in ipairs(connections) do
     if connection.device == name then
-      return true
+      return record.seen >= now - CONNECTED_MS_MAX
     end
   end
   return false
 end
 
--- How many entries at the head have expired. Only reads.
-local function expired_heads(lane, now)
-  local count, size = 0, 1
-  while count < lane.length do
-    local chunk = redis.call('LRANGE', lane.list, count, count + size - 1)
-    size = 32
-    for _, entry in ipairs(chunk) do
+-- A device is known while it was seen within the time to live or is connected.
+local function known(name, record, connections, now, ttl)
+  return record.seen >= now - ttl or connected(name, record, connections, now)
+end
+
+-- How many entries have expired in a row, from an index of the list on. Only reads.
+local function expired_from(lane, start, now)
+  local index, size = start, 1
+  while index < lane.length do
+    for _, entry in ipairs(redis.call('LRANGE', lane.list, index, index + size - 1)) do
       if not expired(entry, now) then
-        return count
+        return index - start
       end
-      count = count + 1
+      index = index + 1
     end
-    if #chunk == 0 then
-      return count
-    end
+    size = 32
   end
-  return count
+  return index - start
 end
 
 -- After a change of epoch the devices come back one by one, and the first must not trim for the
--- others: no trim for hold_ms. Returns true where trimming is allowed; keeps the field up to date.
-local function may_trim(fields, epoch, now, hold_ms)
-  local held, since = string.match(fields.hold or '', '^(%x+) (%d+)$')
-  if held == epoch then
-    return now - tonumber(since) >= hold_ms
+-- others: no trim for hold_ms. Says whether trimming is allowed, and what to write.
+local function read_hold(fields, epoch, now, hold_ms)
+  local held, until_ms = string.match(fields.hold or '', '^(%x+) (%d+)$')
+  local hold = { epoch = epoch, until_ms = tonumber(until_ms or 0), changed = held ~= epoch }
+  if held and held ~= epoch then
+    hold.until_ms = math.max(hold.until_ms, now + hold_ms)
   end
-  local start = held and now or 0
-  redis.call('HSET', KEYS[1], 'hold', epoch .. ' ' .. whole(start))
-  return now - start >= hold_ms
+  hold.allows_trim = now >= hold.until_ms
+  return hold
+end
+
+local function write_hold(hold)
+  if hold.changed then
+    redis.call('HSET', KEYS[1], 'hold', hold.epoch .. ' ' .. whole(hold.until_ms))
+  end
 end
 
 -- Remembers the keys of the first count entries of a list, which are about to be removed.
@@ -206,136 +239,57 @@ local function remember_trimmed(fields, lane, count)
   redis.call('HSET', KEYS[1], 'trimmed', fields.trimmed)
 end
 
--- Removes the expired heads, and what every known device has acknowledged where trimming is
--- allowed. The last writes of its script.
-local function trim(fields, lanes, devices, connections, now, ttl, allowed)
+-- Removes what lies up to the floor, and what expired right after it. The last writes of its script.
+local function drop_heads(mailbox, now)
   local removed = {}
-  for number, lane in ipairs(lanes) do
-    local slowest = nil
-    for name, record in pairs(devices) do
-      if known(name, record, connections, now - ttl) then
-        slowest = math.min(slowest or record.places[number], record.places[number])
-      end
-    end
-    local floor = math.min(slowest or 0, lane.last)
-    if allowed and floor > lane.floor then
-      redis.call('HSET', KEYS[1], 'floor:' .. lane.name, whole(floor))
-      lane.floor = floor
-    end
-    removed[number] = math.max(lane.floor - lane.head + 1, expired_heads(lane, now))
+  for number, lane in ipairs(mailbox.lanes) do
+    local below = math.max(0, lane.floor - lane.head + 1)
+    removed[number] = below + expired_from(lane, below, now)
     if removed[number] > 0 then
-      remember_trimmed(fields, lane, removed[number])
+      remember_trimmed(mailbox.fields, lane, removed[number])
     end
   end
-  for number, lane in ipairs(lanes) do
+  for number, lane in ipairs(mailbox.lanes) do
     if removed[number] > 0 then
       redis.call('LTRIM', lane.list, removed[number], -1)
     end
   end
 end
 
--- Sets the expiry of a list and of the hash, and evicts what is past the cap. Returns how many
--- entries were evicted.
+-- Moves the floor to what every known device has acknowledged, where the hold allows it, and
+-- removes what lies below. The last writes of its script.
+local function trim(mailbox, hold, now, ttl)
+  write_hold(hold)
+  for number, lane in ipairs(mailbox.lanes) do
+    local slowest = nil
+    for name, record in pairs(mailbox.devices) do
+      if known(name, record, mailbox.connections, now, ttl) then
+        slowest = math.min(slowest or record.places[number], record.places[number])
+      end
+    end
+    if hold.allows_trim and slowest and slowest > lane.floor then
+      redis.call('HSET', KEYS[1], 'floor:' .. lane.name, whole(slowest))
+      lane.floor = slowest
+    end
+  end
+  drop_heads(mailbox, now)
+end
+
+-- Sets the expiry of a list and of the hash, and evicts what is past the cap; entries at the head
+-- that expired go first, and are not evicted. Returns how many were evicted.
 local function settle(fields, lane, now, ttl, hash_ttl, cap)
   local excess = math.max(0, lane.length - cap)
+  local stale = excess > 0 and expired_from(lane, 0, now) or 0
+  local removed = math.max(excess, stale)
   redis.call('HSET', KEYS[1], 'expiry:' .. lane.name, whole(now))
   redis.call('PEXPIRE', KEYS[1], hash_ttl)
-  if lane.length > 0 then
-    redis.call('PEXPIRE', lane.list, 2 * ttl)
-  end
-  if excess > 0 then
-    remember_trimmed(fields, lane, excess)
-    redis.call('HSET', KEYS[1], 'evicted:' .. lane.name, whole(lane.head + excess - 1))
-    redis.call('LTRIM', lane.list, excess, -1)
-  end
-  return excess
-end
-
--- The most entries a page may have is looked past by this many, to cut it where the keys allow.
-local LOOKAHEAD = 32
-
--- Where to cut a run of entries, of which at most most may be sent: the last place before which
--- every key lies below every key after it, so that sorted pages are in order among themselves.
--- Where several workers appended at once without such a place, at most.
-local function cut(entries, most)
-  if #entries <= most then
-    return #entries
-  end
-  local smallest_after = key_of(entries[#entries])
-  for index = #entries - 1, most + 1, -1 do
-    local key = key_of(entries[index])
-    if key < smallest_after then
-      smallest_after = key
+  redis.call('PEXPIRE', lane.list, 2 * ttl)
+  if removed > 0 then
+    remember_trimmed(fields, lane, removed)
+    if excess > stale then
+      redis.call('HSET', KEYS[1], 'evicted:' .. lane.name, whole(lane.head + excess - 1))
     end
+    redis.call('LTRIM', lane.list, removed, -1)
   end
-  local greatest = {}
-  for index = 1, most do
-    local key = key_of(entries[index])
-    greatest[index] = (index > 1 and greatest[index - 1] > key) and greatest[index - 1] or key
-  end
-  for index = most, 1, -1 do
-    if greatest[index] < smallest_after then
-      return index
-    end
-    local key = key_of(entries[index])
-    if key < smallest_after then
-      smallest_after = key
-    end
-  end
-  return most
-end
-
--- The next entries of one lane after a place: skips what is gone or expired, then takes a run of
--- live entries up to the next expired one. Returns the place before the first entry, the entries.
-local function read_run(lane, after, now, most, bytes_most)
-  local gap_end = math.max(after, lane.head - 1)
-  local entries, bytes, full = {}, 0, false
-  local place = gap_end
-  while place < lane.last and #entries < most + LOOKAHEAD do
-    local index = place - lane.head + 1
-    local chunk = redis.call('LRANGE', lane.list, index, index + 15)
-    if #chunk == 0 then
-      break
-    end
-    for _, entry in ipairs(chunk) do
-      place = place + 1
-      if expired(entry, now) then
-        if #entries > 0 then
-          return gap_end, entries, most
-        end
-        gap_end = place
-      else
-        entries[#entries + 1] = entry
-        bytes = bytes + #entry
-        if bytes > bytes_most and #entries <= most and not full then
-          most = math.max(1, #entries - 1)
-          full = true
-        end
-      end
-    end
-    if full then
-      break
-    end
-  end
-  return gap_end, entries, most
-end
-
--- One page: the high lane first, at most most entries and bytes_most bytes (but at least one).
--- Returns {lane or 0, evicted, expired, place before the first entry, entry, …}: places between
--- after and that place are missed; those up to the last evicted place were evicted by the cap.
-local function read_page(lanes, after, now, most, bytes_most)
-  for _, number in ipairs({ 2, 1 }) do
-    local lane = lanes[number]
-    if after[number] < lane.last then
-      local gap_end, entries, fit = read_run(lane, after[number], now, most, bytes_most)
-      local gone = gap_end - after[number]
-      local evicted = math.max(0, math.min(lane.evicted, gap_end) - after[number])
-      local page = { number, evicted, gone - evicted, gap_end }
-      for index = 1, cut(entries, fit) do
-        page[#page + 1] = entries[index]
-      end
-      return page
-    end
-  end
-  return { 0, 0, 0, 0 }
+  return math.max(0, excess - stale)
 end

@@ -13,22 +13,20 @@ if epoch ~= ARGV[1] then
   return { 'epoch', epoch }
 end
 local now = clock()
-local fields = read_fields()
-if fields.life ~= ARGV[2] then
+local mailbox = read_mailbox()
+if mailbox.fields.life ~= ARGV[2] then
   return { 'life' }
 end
-local lanes = read_lanes(fields)
-if damaged(lanes) then
+if mailbox.is_damaged then
   return { 'damaged' }
 end
 local device, order = ARGV[3], tonumber(ARGV[7])
-local devices = read_devices(fields)
-local record = devices[device]
+local record = mailbox.devices[device]
 if not record then
   return { 'unknown' }
 end
 local connections = {}
-for _, connection in ipairs(read_connections(fields)) do
+for _, connection in ipairs(mailbox.connections) do
   if connection.device ~= device then
     connections[#connections + 1] = connection
   elseif connection.order > order then
@@ -38,10 +36,10 @@ end
 connections[#connections + 1] = {
   device = device, node = ARGV[4], incarnation = ARGV[5], number = ARGV[6], order = order,
 }
+mailbox.connections = connections
 record.seen = now
 write_device(device, record)
 write_connections(connections)
-local allowed = may_trim(fields, epoch, now, tonumber(ARGV[10]))
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
-trim(fields, lanes, devices, connections, now, tonumber(ARGV[8]), allowed)
-return { 'ok', lanes[1].last, lanes[2].last }
+trim(mailbox, read_hold(mailbox.fields, epoch, now, tonumber(ARGV[10])), now, tonumber(ARGV[8]))
+return { 'ok', mailbox.lanes[1].last, mailbox.lanes[2].last }

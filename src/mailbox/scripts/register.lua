@@ -10,85 +10,104 @@
 --   22 sequence, 23 time, 24 1 where it proves that store_lost was told.
 -- Returns {'ok', now, life, order, normal, high, creation, sequence, time, lost, last normal,
 --   last high, pending, replaced connection as "node incarnation number" or '', page} (page: see
---   read_page in prelude.lua), or {'epoch', current}, {'damaged'}, {'devices'} (too many, all
+--   read_page in reading.lua), or {'epoch', current}, {'damaged'}, {'devices'} (too many, all
 --   connected), {'replaced'} (a newer connection of the device is there).
 -- Atomic: an append is either in the page read here, or it finds the connection. The cursors are
 -- stored here, not with the first acknowledgement, because a device that never acknowledged must
--- hold the trim as well. Repeatable: the same connection again keeps its order.
+-- hold the trim as well. Repeatable: the same connection again keeps its order, and is told again
+-- which one it replaced.
 
 local epoch = store_epoch()
 if epoch ~= ARGV[1] then
   return { 'epoch', epoch }
 end
 local now, microseconds = clock()
-local fields = read_fields()
-local lanes = read_lanes(fields)
-if damaged(lanes) then
+local mailbox = read_mailbox()
+if mailbox.is_damaged then
   return { 'damaged' }
 end
-local device, node, incarnation, number = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local order = tonumber(ARGV[6])
-local ttl = tonumber(ARGV[9])
-local connections = read_connections(fields)
-local devices = read_devices(fields)
+local fields, lanes, devices = mailbox.fields, mailbox.lanes, mailbox.devices
+local device, session_life, ttl = ARGV[2], ARGV[8], tonumber(ARGV[9])
 
 -- The newest connection of a device wins, and Redis says which is the newest: the clocks of two
--- nodes may differ.
-local others, replaced, greatest, own_order = {}, '', 0, nil
-for _, connection in ipairs(connections) do
-  greatest = math.max(greatest, connection.order)
-  if connection.device ~= device then
-    others[#others + 1] = connection
-  elseif connection.node == node and connection.incarnation == incarnation
-    and connection.number == number then
-    own_order = connection.order
-  else
-    if order > 0 and connection.order > order then
-      return { 'replaced' }
-    end
-    replaced = table.concat({ connection.node, connection.incarnation, connection.number }, ' ')
-  end
-end
-if order == 0 then
-  order = own_order or math.max(microseconds, greatest + 1)
-end
-
-local record = devices[device]
-if record and not known(device, record, connections, now - ttl) then
-  record.forgotten = true
-end
-local count, first, unseen = 0, true, nil
-for name, other in pairs(devices) do
-  if name ~= device then
-    count = count + 1
-    local is_known = known(name, other, others, now - ttl)
-    first = first and not is_known
-    local connected = known(name, other, others, math.huge)
-    if not connected and (not unseen or other.seen < devices[unseen].seen) then
-      unseen = name
+-- nodes may differ. Returns its order, the connections of the other devices, and the connection
+-- it replaces ('' for none); nil where a newer one is there.
+local function take_over()
+  local node, incarnation, number = ARGV[3], ARGV[4], ARGV[5]
+  local order = tonumber(ARGV[6])
+  local identity = node .. ' ' .. incarnation .. ' ' .. number
+  local former = fields['replaced:' .. device]
+  local others, replaced, greatest, own_order = {}, '', 0, nil
+  for _, connection in ipairs(mailbox.connections) do
+    greatest = math.max(greatest, connection.order)
+    if connection.device ~= device then
+      others[#others + 1] = connection
+    elseif connection.node == node and connection.incarnation == incarnation
+      and connection.number == number then
+      own_order = connection.order
+      replaced = former or ''
+    else
+      -- A first registration that is repeated after its reply was lost may come after the next
+      -- connection's. It is known by what that one replaced, or by the process's own count.
+      local is_older = former == identity
+      if order > 0 then
+        is_older = connection.order > order
+      elseif connection.node == node and connection.incarnation == incarnation then
+        is_older = is_older or tonumber(connection.number) > tonumber(number)
+      end
+      if is_older then
+        return nil
+      end
+      replaced = table.concat({ connection.node, connection.incarnation, connection.number }, ' ')
     end
   end
-end
-local forget = nil
-if count >= tonumber(ARGV[12]) then
-  if not unseen then
-    return { 'devices' }
+  if order == 0 then
+    order = own_order or math.max(microseconds, greatest + 1)
   end
-  forget = unseen
+  return order, others, replaced
 end
 
-local life = fields.life or ARGV[7]
-local token = nil
-if ARGV[17] ~= '' then
-  token = {
+-- Which device to forget for this one: nil for none, false where all are connected.
+local function choose_forgotten(others)
+  local count, unseen = 0, false
+  for name, other in pairs(devices) do
+    if name ~= device then
+      count = count + 1
+      if not connected(name, other, others, now)
+        and (not unseen or other.seen < devices[unseen].seen) then
+        unseen = name
+      end
+    end
+  end
+  return count >= tonumber(ARGV[12]) and unseen or nil, count >= tonumber(ARGV[12])
+end
+
+local function has_other_known_device(others)
+  for name, other in pairs(devices) do
+    if name ~= device and known(name, other, others, now, ttl) then
+      return true
+    end
+  end
+  return false
+end
+
+-- The client's cursor; nil for none, and for one that nobody can have been given.
+local function read_token(life)
+  if ARGV[17] == '' then
+    return nil
+  end
+  local token = {
     places = { tonumber(ARGV[19]), tonumber(ARGV[20]) }, creation = tonumber(ARGV[21]),
     sequence = tonumber(ARGV[22]), time = tonumber(ARGV[23]), told = ARGV[24] == '1',
+    has_same_epoch = ARGV[17] == epoch, has_same_life = ARGV[18] == life,
   }
-  token.same_life = ARGV[18] == life
-  token.is_position = token.same_life and ARGV[17] == epoch
-    and token.places[1] <= lanes[1].last and token.places[2] <= lanes[2].last
+  token.is_position = token.has_same_epoch and token.has_same_life
+  if token.is_position
+    and (token.places[1] > lanes[1].last or token.places[2] > lanes[2].last) then
+    return nil
+  end
+  return token
 end
-local lost = (token and not token.same_life) or (ARGV[8] ~= '' and ARGV[8] ~= life)
 
 local function fresh(normal, high)
   return {
@@ -97,60 +116,100 @@ local function fresh(normal, high)
   }
 end
 
-local start
-if record and not record.forgotten then
-  start = record
-else
-  if token and token.is_position then
+-- Where the device starts: its record as it is to be stored.
+local function start_of(record, token, is_first)
+  local resumes = token or session_life ~= ''
+  local start
+  if record and (resumes or known(device, record, mailbox.connections, now, ttl)) then
+    -- The stored cursor went back with the list, if the store went back.
+    start = record
+  elseif token and token.is_position then
     start = fresh(token.places[1], token.places[2])
-  elseif first or token or ARGV[8] ~= '' then
-    -- The user's first device, or one whose record the store lost: all that waits. What was
-    -- trimmed before had been acknowledged by every device known then.
+  elseif is_first or resumes then
+    -- All that waits. What was trimmed before had been acknowledged by every device known then.
     start = fresh(lanes[1].floor, lanes[2].floor)
+    if record then
+      advance(start, record.places[1], record.places[2], record.time)
+      start.lost = record.lost
+    end
   else
     start = fresh(lanes[1].last, lanes[2].last)
   end
   if token then
-    start.creation, start.sequence = token.creation, token.sequence
+    if not record then
+      start.creation, start.sequence = token.creation, token.sequence
+    end
+    advance_everyone(start, token.creation, token.sequence)
+    if token.is_position then
+      advance(start, token.places[1], token.places[2], token.time)
+      start.lost = token.told and 0 or start.lost
+    elseif not token.has_same_life or not record then
+      start.lost = 1
+    end
   end
-end
-if token then
-  advance_everyone(start, token.creation, token.sequence)
-end
-if token and token.is_position then
-  advance(start, token.places[1], token.places[2], token.time)
-  if token.told then
-    start.lost = 0
+  -- Whoever proves that it was here and is not known was lost, with all that it was owed.
+  if session_life ~= '' and (session_life ~= mailbox.life or not record) then
+    start.lost = 1
   end
+  start.seen = now
+  return start
 end
-if lost then
-  start.lost = 1
+
+local order, others, replaced = take_over()
+if not order then
+  return { 'replaced' }
 end
-start.seen = now
-start.forgotten = nil
+local forget, is_full = choose_forgotten(others)
+if is_full and not forget then
+  return { 'devices' }
+end
+local is_born = not fields.life
+local born = is_born and now or counter(fields.born) or 0
+mailbox.life = fields.life or ARGV[7]
+local hold = read_hold(fields, epoch, now, tonumber(ARGV[11]))
+local is_first = not has_other_known_device(others)
+local start = start_of(devices[device], read_token(mailbox.life), is_first)
+-- Devices of a lost mailbox come back one by one, and only their cursors tell that they exist.
+if start.lost == 1 and born + ttl > math.max(now, hold.until_ms) then
+  hold.until_ms, hold.changed = born + ttl, true
+  hold.allows_trim = false
+end
+
 devices[device] = start
-others[#others + 1] = {
-  device = device, node = node, incarnation = incarnation, number = number, order = order,
-}
-
-local page = read_page(lanes, start.places, now, tonumber(ARGV[13]), tonumber(ARGV[14]))
-local pending = 0
-for index, lane in ipairs(lanes) do
-  local head = lane.head + expired_heads(lane, now)
-  pending = pending + lane.last - math.max(start.places[index], head - 1)
+if #mailbox.connections == 0 then
+  for number, lane in ipairs(lanes) do
+    local shown = lane.shown
+    for _, record in pairs(devices) do
+      shown = math.max(shown, record.places[number])
+    end
+    sort_unshown(lane, shown)
+  end
 end
+local page = read_page(lanes, start.places, now, tonumber(ARGV[13]), tonumber(ARGV[14]))
+local pending = count_waiting(lanes[1], start.places[1], now)
+  + count_waiting(lanes[2], start.places[2], now)
 
-redis.call('HSET', KEYS[1], 'life', life)
+if is_born then
+  redis.call('HSET', KEYS[1], 'life', mailbox.life, 'born', whole(born))
+end
 write_device(device, start)
 if forget then
-  redis.call('HDEL', KEYS[1], 'device:' .. forget)
+  redis.call('HDEL', KEYS[1], 'device:' .. forget, 'replaced:' .. forget)
   devices[forget] = nil
 end
+others[#others + 1] = {
+  device = device, node = ARGV[3], incarnation = ARGV[4], number = ARGV[5], order = order,
+}
+mailbox.connections = others
 write_connections(others)
-local allowed = may_trim(fields, epoch, now, tonumber(ARGV[11]))
+if replaced ~= '' then
+  redis.call('HSET', KEYS[1], 'replaced:' .. device, replaced)
+elseif fields['replaced:' .. device] then
+  redis.call('HDEL', KEYS[1], 'replaced:' .. device)
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[10])
-trim(fields, lanes, devices, others, now, ttl, allowed)
+trim(mailbox, hold, now, ttl)
 return {
-  'ok', now, life, order, start.places[1], start.places[2], start.creation, start.sequence,
-  start.time, start.lost, lanes[1].last, lanes[2].last, pending, replaced, page,
+  'ok', now, mailbox.life, order, start.places[1], start.places[2], start.creation,
+  start.sequence, start.time, start.lost, lanes[1].last, lanes[2].last, pending, replaced, page,
 }

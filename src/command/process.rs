@@ -1,0 +1,163 @@
+//! What every long-running command does around its own work: runtime, signals, log, admin server.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::bus::BusConfig;
+use crate::config::{self, Resolved, Role, Setting, Settings, Surroundings};
+use crate::mailbox::StoreConfig;
+use crate::telemetry::{Health, Metrics, admin, logging};
+
+/// How long tasks that do not end by themselves keep the process.
+const RUNTIME_END_SECONDS_MAX: Duration = Duration::from_secs(1);
+
+/// The settings of a role, from the flags and this process's surroundings.
+pub(super) fn resolve(role: Role, flags: &Settings) -> anyhow::Result<Resolved> {
+    Ok(config::resolve(role, flags, &Surroundings::of_process())?)
+}
+
+/// Runs `work` until it ends. It is told to end by its token, at the first SIGTERM or SIGINT; the
+/// second one ends the process at once.
+pub(super) fn run<Work>(work: impl FnOnce(CancellationToken) -> Work) -> anyhow::Result<()>
+where
+    Work: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        follow_signals(shutdown.clone()).context("cannot listen for signals")?;
+        work(shutdown).await
+    });
+    runtime.shutdown_timeout(RUNTIME_END_SECONDS_MAX);
+    result
+}
+
+fn follow_signals(shutdown: CancellationToken) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        for is_first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if is_first {
+                shutdown.cancel();
+            }
+        }
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+/// A role's process: what its work is given, and the admin server beside it.
+pub(super) struct Process {
+    metrics: Arc<Metrics>,
+    health: Health,
+    /// Cancelled by the first signal; from then on the process is not ready.
+    shutdown: CancellationToken,
+    admin: JoinHandle<()>,
+    admin_shutdown: CancellationToken,
+}
+
+impl Process {
+    /// Starts the log and the admin server.
+    ///
+    /// # Errors
+    ///
+    /// An admin address that cannot be used.
+    pub(super) async fn start(
+        role: &str,
+        resolved: &Resolved,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Process> {
+        let listener = bind(Setting::AdminListen, &resolved.admin_listen).await?;
+        logging::init(&resolved.log, resolved.log_format).map_err(|error| anyhow!(error))?;
+        let address = listener.local_addr()?;
+        info!(
+            "{role} {} starts; health and metrics on http://{address}",
+            resolved.node
+        );
+        let metrics = Arc::new(Metrics::new());
+        let health = Health::new();
+        let admin_shutdown = CancellationToken::new();
+        let server = admin::serve(
+            listener,
+            health.clone(),
+            metrics.clone(),
+            admin_shutdown.clone(),
+        );
+        let draining = health.clone();
+        let signal = shutdown.clone();
+        tokio::spawn(async move {
+            signal.cancelled().await;
+            draining.drain();
+            info!("told to end: draining");
+        });
+        Ok(Process {
+            metrics,
+            health,
+            shutdown,
+            admin: tokio::spawn(server),
+            admin_shutdown,
+        })
+    }
+
+    /// What the role's work is given.
+    pub(super) fn shared(&self) -> (Arc<Metrics>, Health, CancellationToken) {
+        (
+            self.metrics.clone(),
+            self.health.clone(),
+            self.shutdown.clone(),
+        )
+    }
+
+    /// Ends the admin server, after the role's work. Its own time limit is short.
+    pub(super) async fn finish(self) {
+        self.admin_shutdown.cancel();
+        let _ = self.admin.await;
+        info!("ended");
+    }
+}
+
+/// How a role reaches NATS.
+pub(super) fn bus_config(role: &str, resolved: &Resolved) -> BusConfig {
+    BusConfig {
+        urls: resolved.nats_urls.clone(),
+        namespace: resolved.namespace.clone(),
+        name: format!("catchup {role} {}", resolved.node),
+    }
+}
+
+/// How a role reaches Redis.
+pub(super) fn store_config(resolved: &Resolved) -> StoreConfig {
+    StoreConfig {
+        namespace: resolved.namespace.clone(),
+        ttl: resolved.message_ttl,
+        cap: resolved.max_messages,
+        ..StoreConfig::new(&resolved.redis_url)
+    }
+}
+
+/// Listens on the address of a setting.
+///
+/// # Errors
+///
+/// An address that is taken, not this machine's, or not allowed; the text names the setting.
+pub(super) async fn bind(setting: Setting, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let variable = setting.variable();
+        anyhow!("{variable}: cannot listen on {address}: {error}; choose another address")
+    })
+}

@@ -1,0 +1,146 @@
+//! The end of a connection: acknowledgements stored, presence removed, then the close.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::SplitStream;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use super::{Connection, Ending, chance, leave_registry};
+use crate::gateway::operations;
+use crate::protocol::{ClientFrame, CloseCode, ServerFrame};
+use crate::session::Effect;
+use crate::telemetry::MessageOutcome;
+
+/// How long the last acknowledgements of a connection may take to be stored.
+const FAREWELL_SECONDS: Duration = Duration::from_secs(3);
+/// How long a client may take to answer a close, and the socket to take it.
+const CLOSE_SECONDS: Duration = Duration::from_secs(2);
+/// Longest delay that leaving clients are asked to keep.
+const RETRY_DELAY_MILLISECONDS_MAX: u64 = 2_000;
+
+impl Connection {
+    /// Stores what was acknowledged, removes the connection, and answers or sends the close.
+    pub(super) async fn end(
+        mut self,
+        ending: Ending,
+        stream: &mut SplitStream<WebSocketStream<TcpStream>>,
+    ) {
+        let reason = match &ending {
+            Ending::ClosedByClient => "closed by the client".to_owned(),
+            Ending::Gone => "the socket is gone".to_owned(),
+            Ending::Stalled => "no progress".to_owned(),
+            Ending::Closed { code, .. } => format!("closed with {}", code.code()),
+        };
+        if let Ending::Closed { code, message } = &ending {
+            self.say_goodbye(*code, message, stream).await;
+        }
+        self.farewell().await;
+        let close_by = Instant::now() + CLOSE_SECONDS;
+        match ending {
+            Ending::ClosedByClient | Ending::Closed { .. } => {
+                let _ = timeout_at(close_by, self.outbox.finish()).await;
+            }
+            Ending::Stalled => {
+                let code = CloseCode::NoProgress;
+                self.outbox.push_message(close_message(code, "no progress"));
+                // The socket takes it at once or not at all.
+                let at_once = Instant::now() + Duration::from_millis(100);
+                let _ = timeout_at(at_once, self.outbox.finish()).await;
+            }
+            Ending::Gone => {}
+        }
+        leave_registry(&self.node, &self.peer);
+        tracing::debug!(
+            user = self.peer.user.as_str(),
+            device = &*self.peer.device,
+            "connection ended: {reason}"
+        );
+    }
+
+    /// Sends the last frames, and reads on until the client answers: what it acknowledged before
+    /// it saw them still counts.
+    async fn say_goodbye(
+        &mut self,
+        code: CloseCode,
+        message: &str,
+        stream: &mut SplitStream<WebSocketStream<TcpStream>>,
+    ) {
+        if code.is_clients_fault() {
+            let message = message.to_owned();
+            let frame = ServerFrame::Error { code, message };
+            self.outbox.push(&self.node, &frame, Vec::new());
+        }
+        if matches!(code, CloseCode::GoingAway | CloseCode::Restarting) {
+            let retry_milliseconds = chance(RETRY_DELAY_MILLISECONDS_MAX);
+            let frame = ServerFrame::Away { retry_milliseconds };
+            self.outbox.push(&self.node, &frame, Vec::new());
+        }
+        self.outbox.push_message(close_message(code, message));
+        let until = Instant::now() + CLOSE_SECONDS;
+        loop {
+            let is_busy = self.outbox.is_busy();
+            tokio::select! {
+                written = self.outbox.advance(), if is_busy => match written {
+                    Ok(account) => account.settle(&self.node, self.peer.user.as_str()),
+                    Err(_) => return,
+                },
+                frame = stream.next() => match frame {
+                    Some(Ok(Message::Text(text))) if !code.is_clients_fault() => {
+                        if let Ok(ClientFrame::Ack { cursor }) = ClientFrame::parse(&text) {
+                            let effects = self.session.ack(&cursor);
+                            self.keep_acknowledgement(&effects);
+                        }
+                    }
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                    Some(Ok(_)) => {}
+                },
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+
+    fn keep_acknowledgement(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Acknowledge { position, messages } = effect {
+                self.unstored = Some((*position, Instant::now()));
+                self.node.metrics.message(MessageOutcome::Acked, *messages);
+            }
+        }
+    }
+
+    /// The acknowledgements first: once the connection is removed, the next one of this device
+    /// may be served from the stored cursor.
+    async fn farewell(&mut self) {
+        let until = Instant::now() + FAREWELL_SECONDS;
+        if let Some(writing) = self.writing.take() {
+            let stored = timeout_at(until, writing).await;
+            if !matches!(stored, Ok(Ok(()))) && self.unstored.is_none() {
+                self.unstored = (self.session.acknowledged()).map(|at| (at, Instant::now()));
+            }
+        }
+        if let Some((position, _)) = self.unstored.take() {
+            let call = operations::acknowledge(self.node.clone(), self.peer.clone(), position);
+            if !matches!(timeout_at(until, call).await, Ok(Ok(()))) {
+                tracing::debug!(
+                    user = self.peer.user.as_str(),
+                    "the last acknowledgement was not stored: its messages come again"
+                );
+            }
+        }
+        if let Some(link) = self.node.store.link() {
+            let _ = timeout_at(until, link.unregister(&self.peer.user, &self.peer.id)).await;
+        }
+    }
+}
+
+fn close_message(code: CloseCode, message: &str) -> Message {
+    Message::Close(Some(CloseFrame {
+        code: code.code().into(),
+        reason: message.to_owned().into(),
+    }))
+}

@@ -1,0 +1,353 @@
+//! `GET /v1/ws`: who is let in, and the upgrade.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+
+use super::auth::{Auth, Identified, Unauthorised, token_of};
+use super::connection::{self, Admitted};
+use super::forwarding;
+use super::node::Node;
+use super::operations::{self, Peer};
+use super::refusal::Refusal;
+use super::registry::Handle;
+use crate::event::UserId;
+use crate::mailbox::{ConnectionId, MailboxError};
+use crate::protocol::{CLIENT_FRAME_BYTES_MAX, CloseCode, Cursor, Position};
+use crate::telemetry::Limit;
+
+/// Longest query string that is looked at; a token may be 8 KiB of it.
+const QUERY_BYTES_MAX: usize = 16 * 1024;
+const DEVICE_CHARACTERS_MAX: usize = 64;
+const DEVICE_DEFAULT: &str = "default";
+/// The socket's read buffer. The library's default of 128 KiB is kept by every idle socket.
+const READ_BUFFER_BYTES: usize = 1024;
+/// What may wait in the socket's write buffer: one frame of the largest kind, and its head.
+const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// How long the upgrade may take, and a refusal's close.
+const UPGRADE_SECONDS_MAX: Duration = Duration::from_secs(10);
+
+/// The query parameters of contract §4.
+#[derive(Default)]
+struct Parameters {
+    user: Option<String>,
+    token: Option<String>,
+    device: Option<String>,
+    cursor: Option<String>,
+    ack: Option<String>,
+    refuse: Option<String>,
+    /// What is wrong with the query as a whole.
+    fault: Option<&'static str>,
+}
+
+impl Parameters {
+    /// The first of a repeated parameter counts; unknown ones are ignored.
+    fn parse(query: &str) -> Parameters {
+        let mut parameters = Parameters::default();
+        if query.len() > QUERY_BYTES_MAX {
+            parameters.fault = Some("the query is longer than 16384 bytes");
+        }
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let slot = match decode(name).as_deref().unwrap_or_default() {
+                "user" => &mut parameters.user,
+                "token" => &mut parameters.token,
+                "device" => &mut parameters.device,
+                "cursor" => &mut parameters.cursor,
+                "ack" => &mut parameters.ack,
+                "refuse" => &mut parameters.refuse,
+                _ => continue,
+            };
+            if slot.is_none() {
+                *slot = decode(value);
+            }
+            if slot.is_none() {
+                parameters.fault = Some("the query must be UTF-8 where its escapes are undone");
+            }
+        }
+        parameters
+    }
+
+    /// True with `ack=auto`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the query, as far as nothing else has to be known.
+    fn acknowledges_itself(&self) -> Result<bool, Refusal> {
+        if let Some(fault) = self.fault {
+            return Err(Refusal::bad_request(fault));
+        }
+        if !matches!(self.refuse.as_deref(), None | Some("close")) {
+            return Err(Refusal::bad_request("refuse must be close, or left out"));
+        }
+        match self.ack.as_deref() {
+            None | Some("client") => Ok(false),
+            Some("auto") => Ok(true),
+            Some(_) => Err(Refusal::bad_request("ack must be client or auto")),
+        }
+    }
+}
+
+/// Undoes the escapes of a query's value (RFC 3986 §2.1, and `+` for a space as forms have it).
+/// `None` where that is no UTF-8: a replacement character would make one user of many.
+fn decode(value: &str) -> Option<String> {
+    let bytes = value.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while let Some(&byte) = bytes.get(index) {
+        let digits = bytes.get(index + 1..index + 3).filter(|_| byte == b'%');
+        let escaped = digits.and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)
+        });
+        decoded.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        index += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// Answers a request for a socket.
+pub async fn open(node: Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let accept = match accept_key(&request) {
+        Ok(accept) => accept,
+        Err(refusal) => {
+            let mut response = refusal.response();
+            let version = HeaderValue::from_static("13");
+            response
+                .headers_mut()
+                .insert(SEC_WEBSOCKET_VERSION, version);
+            return response;
+        }
+    };
+    let query = request.uri().query().unwrap_or_default();
+    let parameters = Parameters::parse(query);
+    let refuses_by_close = parameters.refuse.as_deref() == Some("close");
+    let admitted = admit(&node, request.headers(), parameters).await;
+    let upgrade = hyper::upgrade::on(&mut request);
+    match admitted {
+        Ok(admitted) => {
+            node.connections.spawn(serve(admitted, upgrade));
+        }
+        Err(refusal) if refuses_by_close => {
+            node.connections.spawn(refuse(refusal, upgrade));
+        }
+        Err(refusal) => return refusal.response(),
+    }
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+/// Checks the handshake (RFC 6455 §4.2.1) and makes its answer.
+fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Refusal> {
+    let headers = request.headers();
+    let has_token = |name: HeaderName, wanted: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+            .any(|token| token.trim().eq_ignore_ascii_case(wanted))
+    };
+    if request.method() != Method::GET
+        || !has_token(CONNECTION, "upgrade")
+        || !has_token(UPGRADE, "websocket")
+    {
+        return Err(Refusal::bad_request("expected a WebSocket handshake"));
+    }
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .map(HeaderValue::as_bytes)
+        != Some(b"13")
+    {
+        return Err(Refusal::bad_request("expected Sec-WebSocket-Version: 13"));
+    }
+    let key = headers
+        .get(SEC_WEBSOCKET_KEY)
+        .filter(|key| key.len() == 24)
+        .ok_or_else(|| Refusal::bad_request("expected a Sec-WebSocket-Key of 16 bytes"))?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| Refusal::bad_request("expected a Sec-WebSocket-Key of 16 bytes"))
+}
+
+async fn admit(
+    node: &Arc<Node>,
+    headers: &HeaderMap,
+    parameters: Parameters,
+) -> Result<Admitted, Refusal> {
+    if node.leaving.is_cancelled() {
+        return Err(Refusal::try_later("the node goes away: connect to another"));
+    }
+    if node.bus().is_none() {
+        return Err(Refusal::try_later("the node is not ready: try again"));
+    }
+    if !node.origins.allow(headers) {
+        let message = "the page's origin is not in CATCHUP_ALLOWED_ORIGINS";
+        return Err(Refusal::new(CloseCode::OriginNotAllowed, message));
+    }
+    let acknowledges_itself = parameters.acknowledges_itself()?;
+    let device = device(parameters.device)?;
+    let identified = identify(&node.auth, headers, parameters.user, parameters.token)?;
+    let Some(place) = node.open_place() else {
+        node.metrics.limit_hit(Limit::Connections);
+        return Err(Refusal::new(
+            CloseCode::TooMany,
+            "the node has no free place",
+        ));
+    };
+    let user = identified.user.clone();
+    let cursor = position(parameters.cursor.as_deref(), &user, &device);
+    let peer = Peer {
+        user,
+        device,
+        id: ConnectionId {
+            node: Arc::clone(&node.name),
+            incarnation: Arc::clone(&node.incarnation),
+            number: node.next_number(),
+        },
+    };
+    // Reachable first, registered second: a forward that comes between waits in the queue.
+    let (handle, inbox) = Handle::new(peer.id.number);
+    if node.registry.add(&peer.user.shared(), handle) {
+        node.presence.note(&peer.user.shared());
+    }
+    let registered = match operations::register_first(node, &peer, cursor).await {
+        Ok(registered) => registered,
+        Err(error) => {
+            connection::abandon(node, &peer).await;
+            return Err(refusal_of(node, &error));
+        }
+    };
+    if let Some(older) = &registered.replaced {
+        forwarding::replace(node, &peer, older).await;
+    }
+    Ok(Admitted {
+        node: Arc::clone(node),
+        peer,
+        identified,
+        acknowledges_itself,
+        registered,
+        inbox,
+        place,
+    })
+}
+
+fn device(given: Option<String>) -> Result<Arc<str>, Refusal> {
+    let device = given.unwrap_or_else(|| DEVICE_DEFAULT.to_owned());
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=DEVICE_CHARACTERS_MAX).contains(&device.len()) && device.bytes().all(is_allowed) {
+        return Ok(device.into());
+    }
+    Err(Refusal::bad_request(
+        "device must be 1 to 64 of the characters A-Z a-z 0-9 . _ -",
+    ))
+}
+
+fn identify(
+    auth: &Auth,
+    headers: &HeaderMap,
+    user: Option<String>,
+    token: Option<String>,
+) -> Result<Identified, Refusal> {
+    match auth {
+        Auth::None => {
+            let user = user.ok_or_else(|| {
+                Refusal::new(CloseCode::Unauthorised, "say who you are: ?user=USER")
+            })?;
+            let user =
+                UserId::parse(&user).map_err(|error| Refusal::bad_request(error.to_string()))?;
+            Ok(Identified {
+                user,
+                expires: None,
+            })
+        }
+        Auth::Jwt(_) => {
+            let token = token_of(headers, token.as_deref()).ok_or(Unauthorised::Missing)?;
+            Ok(auth.check(token)?)
+        }
+    }
+}
+
+/// The client's cursor; anything else than one of this user and device is ignored (contract §4).
+fn position(cursor: Option<&str>, user: &UserId, device: &str) -> Option<Position> {
+    let cursor = Cursor::decode(cursor?).ok()?;
+    cursor
+        .belongs_to(user.as_str(), device)
+        .then_some(cursor.position)
+}
+
+fn refusal_of(node: &Node, error: &MailboxError) -> Refusal {
+    match error {
+        MailboxError::TooManyDevices => {
+            node.metrics.limit_hit(Limit::Devices);
+            Refusal::new(CloseCode::TooMany, "16 devices of the user are connected")
+        }
+        error => {
+            tracing::debug!("a connection could not be registered: {error}");
+            Refusal::try_later("the store does not answer: try again")
+        }
+    }
+}
+
+async fn serve(admitted: Admitted, upgrade: OnUpgrade) {
+    match upgraded(upgrade).await {
+        Some(socket) => connection::run(admitted, socket).await,
+        None => connection::abandon(&admitted.node, &admitted.peer).await,
+    }
+}
+
+async fn refuse(refusal: Refusal, upgrade: OnUpgrade) {
+    let close = async {
+        let mut socket = upgraded(upgrade).await?;
+        let frame = CloseFrame {
+            code: refusal.code.code().into(),
+            reason: refusal.message.into(),
+        };
+        socket.send(Message::Close(Some(frame))).await.ok()?;
+        // The client's answer, so that its socket sees the code and not a reset.
+        while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {}
+        Some(())
+    };
+    let _ = timeout(UPGRADE_SECONDS_MAX, close).await;
+}
+
+/// The plain socket below the HTTP connection, with what the client already sent on it.
+async fn upgraded(upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
+    let upgraded: Upgraded = timeout(UPGRADE_SECONDS_MAX, upgrade).await.ok()?.ok()?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(CLIENT_FRAME_BYTES_MAX))
+        .max_frame_size(Some(CLIENT_FRAME_BYTES_MAX));
+    let socket = WebSocketStream::from_partially_read(
+        parts.io.into_inner(),
+        parts.read_buf.to_vec(),
+        Role::Server,
+        Some(config),
+    );
+    Some(socket.await)
+}

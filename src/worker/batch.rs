@@ -1,0 +1,258 @@
+//! Events judged, and what is made of each of them once; then a whole batch on its way.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_nats::Subject;
+use async_nats::header::NATS_MESSAGE_ID;
+use bytes::Bytes;
+use tracing::{debug, warn};
+
+use super::append::append_all;
+use super::dead_letter::DeadLetter;
+use super::outbox::Outbox;
+use super::{Shared, WorkerError};
+use crate::bus::{Delivery, Payload, Spot};
+use crate::event::{Address, Audience, Event, Priority, Refusal, UserId, is_message_id};
+use crate::mailbox::{Append, Appended, Connection, Entry, EventKey, Link};
+use crate::protocol::{Lane, Message};
+use crate::telemetry::EventOutcome;
+
+/// An ephemeral event that is older than this is dropped (contract §3).
+const EPHEMERAL_AGE_MAX: Duration = Duration::from_secs(10);
+/// Most users whose connections are asked for in one pipeline.
+const PRESENCE_USERS_MAX: usize = 2_000;
+/// Waits between attempts to read connections, doubled from the first to the last.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What is to be done with a delivery.
+pub(super) enum Judged {
+    Route(Box<Routed>),
+    Refuse(DeadLetter),
+}
+
+/// A valid event with all that is made of it.
+pub(super) struct Routed {
+    event_type: String,
+    targets: Vec<UserId>,
+    payload: Payload,
+    keeping: Keeping,
+    /// True where it was delivered before, so that it may be in mailboxes already.
+    is_repeat: bool,
+    /// Where to acknowledge it.
+    reply: Option<Subject>,
+}
+
+enum Keeping {
+    Stored { lane: Lane, entry: Entry },
+    Ephemeral,
+}
+
+impl Routed {
+    pub fn target_count(&self) -> usize {
+        self.targets.len()
+    }
+}
+
+/// Validates a delivery and builds its message.
+pub(super) fn judge(shared: &Shared, creation_ms: u64, delivery: &Delivery) -> Judged {
+    let publishers_subject = (shared.bus.names).publishers_subject(&delivery.message.subject);
+    match route(shared, creation_ms, delivery, &publishers_subject) {
+        Ok(routed) => Judged::Route(Box::new(routed)),
+        Err(refusal) => {
+            count_refused(shared, &publishers_subject);
+            let reason = refusal.to_string();
+            debug!(sequence = delivery.sequence, reason, "an event is refused");
+            Judged::Refuse(DeadLetter {
+                publishers_subject,
+                reason,
+                sequence: delivery.sequence,
+                body: delivery.message.payload.clone(),
+            })
+        }
+    }
+}
+
+/// Counts a refused event under its type, where it has one.
+pub(super) fn count_refused(shared: &Shared, publishers_subject: &str) {
+    match Address::parse(publishers_subject) {
+        Ok(address) => (shared.metrics).event(&address.event_type, EventOutcome::DeadLetter),
+        Err(_) => shared.metrics.event_invalid(),
+    }
+}
+
+fn route(
+    shared: &Shared,
+    creation_ms: u64,
+    delivery: &Delivery,
+    publishers_subject: &str,
+) -> Result<Routed, Refusal> {
+    let address = Address::parse(publishers_subject)?;
+    let event = Event::parse(&address, &delivery.message.payload, &shared.limits)?;
+    let Audience::Users(targets) = event.audience else {
+        return Err(Refusal::new(
+            "targetUserIds",
+            "must name the users: events for everyone are not built yet",
+        ));
+    };
+    let is_high = event.priority == Priority::High;
+    let json = Message {
+        id: &message_id(event.id, delivery),
+        event_type: &address.event_type,
+        key: address.key.as_deref(),
+        time_ms: delivery.time_ms,
+        data: event.data,
+        high_priority: is_high,
+    }
+    .to_json();
+    let keeping = match event.ephemeral {
+        true => Keeping::Ephemeral,
+        false => {
+            let ttl = event.ttl.unwrap_or(shared.limits.ttl_max);
+            let ttl_ms = u64::try_from(ttl.min(shared.limits.ttl_max).as_millis());
+            let key = EventKey {
+                creation_ms,
+                sequence: delivery.sequence,
+            };
+            let expires_ms = delivery.time_ms.saturating_add(ttl_ms.unwrap_or(u64::MAX));
+            Keeping::Stored {
+                lane: if is_high { Lane::High } else { Lane::Normal },
+                entry: Entry::new(key, delivery.time_ms, expires_ms, &json),
+            }
+        }
+    };
+    Ok(Routed {
+        event_type: address.event_type,
+        targets,
+        payload: Payload {
+            time_ms: delivery.time_ms,
+            json: json.into(),
+        },
+        keeping,
+        is_repeat: delivery.delivered > 1,
+        reply: delivery.message.reply.clone(),
+    })
+}
+
+/// The body's id, else the header's, else one made from where the stream keeps the event.
+fn message_id(id: Option<String>, delivery: &Delivery) -> String {
+    let header = || {
+        let headers = delivery.message.headers.as_ref()?;
+        let header = headers.get(NATS_MESSAGE_ID)?.as_str();
+        is_message_id(header).then(|| header.to_owned())
+    };
+    id.or_else(header)
+        .unwrap_or_else(|| format!("{}-{}", delivery.time_ms, delivery.sequence))
+}
+
+/// Brings a batch into the mailboxes and on to the gateways, and acknowledges it.
+///
+/// # Errors
+///
+/// Where the store cannot be used at all.
+pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), WorkerError> {
+    let mut appends = Vec::new();
+    for event in batch {
+        if let Keeping::Stored { lane, entry } = &event.keeping {
+            appends.extend(event.targets.iter().map(|user| Append {
+                user: user.clone(),
+                lane: *lane,
+                entry: entry.clone(),
+            }));
+        }
+    }
+    let is_repeat = batch.iter().any(|event| event.is_repeat);
+    let mut outbox = Outbox::new(shared.bus.client.max_payload());
+    // One outbox has one link and epoch; nobody looks at the epoch of an ephemeral message.
+    let mut link = None;
+    let mut appended = Vec::new();
+    if !appends.is_empty() {
+        let stored = append_all(shared, &appends, is_repeat).await?;
+        link = Some(stored.link);
+        appended = stored.appended;
+    }
+    let mut appended = appended.iter();
+    for event in batch {
+        match &event.keeping {
+            Keeping::Stored { lane, .. } => {
+                for (user, appended) in event.targets.iter().zip(appended.by_ref()) {
+                    outbox.add(&event.payload, user, &appended.connections, {
+                        Some(spot(*lane, appended))
+                    });
+                }
+            }
+            Keeping::Ephemeral => {
+                if let Some((read_on, users)) = presence(shared, event).await? {
+                    link.get_or_insert(read_on);
+                    for (user, connections) in event.targets.iter().zip(&users) {
+                        outbox.add(&event.payload, user, connections, None);
+                    }
+                }
+            }
+        }
+        outbox.end_of_event();
+    }
+    if let Some(link) = link {
+        shared.links.send(outbox, &link).await;
+    }
+    for event in batch {
+        answer(shared, event.reply.clone(), b"+ACK").await;
+        (shared.metrics).event(&event.event_type, EventOutcome::Routed);
+    }
+    Ok(())
+}
+
+fn spot(lane: Lane, appended: &Appended) -> Spot {
+    Spot {
+        lane,
+        place: appended.place,
+        life: appended.life,
+    }
+}
+
+/// Where the targets of an ephemeral event are connected; `None` once it is too old.
+async fn presence(
+    shared: &Shared,
+    event: &Routed,
+) -> Result<Option<(Link, Vec<Vec<Connection>>)>, WorkerError> {
+    let mut wait = RETRY_MIN;
+    while age(event.payload.time_ms) <= EPHEMERAL_AGE_MAX {
+        let link = shared.gate.link().await?;
+        let mut users = Vec::with_capacity(event.targets.len());
+        let mut result = Ok(());
+        for some in event.targets.chunks(PRESENCE_USERS_MAX) {
+            match link.connections(some).await {
+                Ok(connections) => users.extend(connections),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        let is_whole = result.is_ok();
+        shared.gate.note(result)?;
+        if is_whole {
+            return Ok(Some((link, users)));
+        }
+        tokio::time::sleep(wait).await;
+        wait = (2 * wait).min(RETRY_MAX);
+    }
+    Ok(None)
+}
+
+/// By this machine's clock, which is NATS's too or kept beside it; of the future: none.
+fn age(time_ms: u64) -> Duration {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    elapsed.saturating_sub(Duration::from_millis(time_ms))
+}
+
+/// Answers a delivery on its reply subject. A lost answer only brings the message again.
+pub(super) async fn answer(shared: &Shared, reply: Option<Subject>, answer: &'static [u8]) {
+    let Some(reply) = reply else { return };
+    let answer = Bytes::from_static(answer);
+    if let Err(error) = shared.bus.client.publish(reply, answer).await {
+        warn!(%error, "a delivery was not answered");
+    }
+}

@@ -1,0 +1,99 @@
+//! Before a source is pulled: what was delivered and not acknowledged is looked at once.
+//!
+//! Two kinds of messages are among it. Some the client library cannot read; they broke the
+//! connection they came over and would break the next. They are read as JSON, kept in
+//! `DEAD_LETTERS` and removed from the stream. Others were on their way when this worker's own
+//! connection broke, or when it stopped pulling; they would come again after ten seconds, behind
+//! later ones. They are given back at once, so that a partition keeps its order.
+
+use bytes::Bytes;
+use tracing::{debug, warn};
+
+use super::Shared;
+use super::batch::count_refused;
+use super::dead_letter::DeadLetter;
+use crate::bus::{
+    BusError, Pending, Source, StoredMessage, judge, next_stored, pending, remove_stored,
+};
+
+/// Looks at what is pending. With `give_back`, this worker alone pulled the source and holds
+/// nothing of it any more: all that can be read is given back.
+///
+/// # Errors
+///
+/// Where NATS does not answer. What was done stays done; the whole can be repeated.
+pub(super) async fn examine(
+    shared: &Shared,
+    source: Source,
+    give_back: bool,
+) -> Result<(), BusError> {
+    let pending = pending(&shared.bus, source).await?;
+    if pending.count == 0 {
+        return Ok(());
+    }
+    let mut given_back = 0_u64;
+    let mut next = pending.first_sequence;
+    while next <= pending.last_sequence {
+        let stored = match next_stored(&shared.bus, source, next).await {
+            Err(BusError::NotFound(_)) => break,
+            stored => stored?,
+        };
+        if stored.sequence > pending.last_sequence {
+            break;
+        }
+        next = stored.sequence + 1;
+        if let Err(unreadable) = judge(&stored) {
+            put_away(shared, stored, &unreadable.to_string()).await?;
+        } else if give_back {
+            return_to_stream(shared, source, &pending, stored.sequence).await?;
+            given_back += 1;
+        }
+    }
+    debug!(
+        ?source,
+        pending = pending.count,
+        given_back,
+        "examined what is pending"
+    );
+    Ok(())
+}
+
+async fn put_away(shared: &Shared, stored: StoredMessage, reason: &str) -> Result<(), BusError> {
+    let sequence = stored.sequence;
+    let publishers_subject = shared.bus.names.publishers_subject(&stored.subject);
+    count_refused(shared, &publishers_subject);
+    let letter = DeadLetter {
+        publishers_subject,
+        reason: reason.to_owned(),
+        sequence,
+        body: Bytes::from(stored.data),
+    };
+    letter.keep(shared).await;
+    remove_stored(&shared.bus, sequence).await?;
+    warn!(
+        sequence,
+        reason, "an event that cannot be read went to DEAD_LETTERS"
+    );
+    Ok(())
+}
+
+/// A negative acknowledgement by its subject, `$JS.ACK.<stream>.<consumer>.<delivered>.<stream
+/// sequence>.<consumer sequence>.<time>.<pending>` (NATS ADR-15). The server passes over it where
+/// the message is not pending; its answer says that all before it is done too.
+async fn return_to_stream(
+    shared: &Shared,
+    source: Source,
+    pending: &Pending,
+    sequence: u64,
+) -> Result<(), BusError> {
+    let names = &shared.bus.names;
+    let subject = format!(
+        "$JS.ACK.{}.{}.1.{sequence}.{}.0.0",
+        names.events_stream(),
+        source.consumer(names),
+        pending.last_delivery
+    );
+    let answer = shared.bus.client.request(subject, "-NAK".into()).await;
+    answer.map_err(|error| BusError::Unreachable(error.to_string()))?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! The store as the pull loops see it: there or away. They wait here, and nothing is pulled while
+//! it is away.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{REDIS, WorkerError};
+use crate::mailbox::{Link, MailboxError, Store};
+use crate::telemetry::Health;
+
+/// How often an idle connection is tried.
+const PROBE: Duration = Duration::from_secs(1);
+/// A store that refused an append counts as away for this long; whoever waits with a batch tries
+/// more often than that.
+const REFUSED: Duration = Duration::from_secs(5);
+
+/// The way to the store, and what is known of it.
+pub(super) struct StoreGate {
+    store: Store,
+    health: Health,
+    up: watch::Sender<bool>,
+    refusal: Mutex<Option<(Instant, String)>>,
+}
+
+impl StoreGate {
+    pub fn new(store: Store, health: Health) -> StoreGate {
+        StoreGate {
+            store,
+            health,
+            up: watch::Sender::new(false),
+            refusal: Mutex::new(None),
+        }
+    }
+
+    /// True while the store takes messages.
+    pub fn up(&self) -> watch::Receiver<bool> {
+        self.up.subscribe()
+    }
+
+    /// A connection to the store, however long it takes.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be used at all.
+    pub async fn link(&self) -> Result<Link, WorkerError> {
+        loop {
+            match self.store.connect().await {
+                Ok(link) => return Ok(link),
+                // The store spaces the attempts.
+                Err(error) => self.show(Err(error))?,
+            }
+        }
+    }
+
+    /// Notes how an append went.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be used at all.
+    pub fn note(&self, outcome: Result<(), MailboxError>) -> Result<(), WorkerError> {
+        let refusal = match &outcome {
+            Ok(()) => None,
+            Err(error) => Some((Instant::now(), error.to_string())),
+        };
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+        self.show(outcome)
+    }
+
+    /// Tries the store each second until `ends` is cancelled, and shows its health.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be used at all.
+    pub async fn keep(&self, ends: &CancellationToken) -> Result<(), WorkerError> {
+        loop {
+            let probe = self.probe().await;
+            self.show(probe)?;
+            tokio::select! {
+                () = tokio::time::sleep(PROBE) => (),
+                () = ends.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(), MailboxError> {
+        let link = self.store.connect().await?;
+        let answer: Result<String, _> = redis::cmd("PING").query_async(&mut link.raw()).await;
+        answer.map_err(|error| link.judge(error))?;
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*refusal {
+            Some((when, reason)) if when.elapsed() < REFUSED => {
+                Err(MailboxError::Refusing(reason.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells health, log and pull loops, each change once.
+    fn show(&self, state: Result<(), MailboxError>) -> Result<(), WorkerError> {
+        if let Err(MailboxError::Unsuitable(reason)) = state {
+            return Err(WorkerError::Unsuitable(reason));
+        }
+        let state = state.map_err(|error| error.to_string());
+        let is_up = state.is_ok();
+        self.up.send_if_modified(|up| {
+            let was_up = std::mem::replace(up, is_up);
+            match &state {
+                Ok(()) if !was_up => info!("the store takes messages"),
+                Err(reason) if was_up => warn!(reason, "the store is away: events wait"),
+                _ => (),
+            }
+            was_up != is_up
+        });
+        self.health.set(REDIS, state);
+        Ok(())
+    }
+}
