@@ -5,5 +5,8 @@ mod support;
 
 mod demo_page;
 mod dev;
+mod fleet;
 mod harness;
+mod outages;
+mod refusals;
 mod tidy;

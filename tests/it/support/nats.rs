@@ -103,7 +103,7 @@ impl System {
         let mut stream = stream.expect("the stream DEAD_LETTERS");
         let state = stream.info().await.expect("its state").state.clone();
         let mut letters = Vec::new();
-        for sequence in state.first_sequence..=state.last_sequence {
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let letter = stream.get_raw_message(sequence).await.expect("a letter");
             let subject = letter.subject.as_str();
             let prefix = format!("{}.", self.namespace());
@@ -128,7 +128,8 @@ impl RawNats {
         };
         let greeting = raw.line().await;
         assert!(greeting.starts_with("INFO "), "{greeting}");
-        let connect = br#"CONNECT {"verbose":false,"headers":true,"no_responders":true}"#;
+        let connect =
+            br#"CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}"#;
         raw.write(&[connect, b"\r\n", b"SUB raw.answers 1\r\n"])
             .await;
         raw
