@@ -1,9 +1,11 @@
 //! Workers share the partitions: order within a key, whoever comes, goes or dies.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::store::message;
-use crate::support::{System, eventually};
+use crate::support::{System, eventually, eventually_within};
 
 const USERS: usize = 8;
 
@@ -82,4 +84,30 @@ async fn what_a_killed_worker_held_comes_to_another() {
         Some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_stood_still_stores_nothing_twice() {
+    let system = System::builder().gateways(0).workers(2).start().await;
+    publish(&system, 0..20).await;
+    system.processed().await;
+    // Paused while it has a request open: what it is sent goes to the other after ten seconds.
+    system.worker(0).pause();
+    publish(&system, 20..60).await;
+    let has_all = async || {
+        let mut count = 0;
+        for index in 0..USERS {
+            count += received(&system, &user(index)).await.len();
+        }
+        (count == 60 * USERS).then_some(())
+    };
+    eventually_within(Duration::from_secs(40), "all that was published", has_all).await;
+    system.worker(0).resume();
+    publish(&system, 60..80).await;
+    system.ready().await;
+    system.processed().await;
+    for index in 0..USERS {
+        let count = system.waiting(&user(index)).await.len();
+        assert_eq!(count, 80, "{} has one twice", user(index));
+    }
 }

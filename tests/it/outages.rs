@@ -122,12 +122,50 @@ async fn a_stream_that_is_set_up_differently_ends_the_start() {
         ..Default::default()
     };
     jetstream.create_stream(config).await.expect("a stream");
+    ends_at_start(&system, "subject_transform").await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_cannot_be_made_as_asked_ends_the_start() {
+    let system = System::builder().gateways(0).start().await;
+    system.worker(0).stop().await;
+    let jetstream = system.jetstream().await;
+    let stream = jetstream.get_stream(system.stream_name("EVENTS")).await;
+    let stream = stream.expect("the stream");
+    let name = system.stream_name("partition_07");
+    stream.delete_consumer(&name).await.expect("it was there");
+    let config = async_nats::jetstream::consumer::pull::Config {
+        durable_name: Some(name),
+        deliver_policy: async_nats::jetstream::consumer::DeliverPolicy::New,
+        ..Default::default()
+    };
+    stream.create_consumer(config).await.expect("a consumer");
+    ends_at_start(&system, "partition_07").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_may_drop_messages_ends_the_start() {
+    let servers = Servers {
+        nats: NatsServer::start(),
+        redis: RedisServer::start_with(&[
+            "--appendonly",
+            "yes",
+            "--maxmemory-policy",
+            "allkeys-lru",
+        ]),
+    };
+    let builder = System::builder().gateways(0).workers(0).servers(servers);
+    ends_at_start(&builder.start().await, "maxmemory-policy").await;
+}
+
+/// A worker of this system ends with exit code 1 and one line that names `what`.
+async fn ends_at_start(system: &System, what: &str) {
     let mut command = Catchup::new(["worker"]).env("CATCHUP_ADMIN_LISTEN", "127.0.0.1:0");
     for (name, value) in system.env() {
         command = command.env(name, value);
     }
     let ended = command.run().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("subject_transform"), "{ended:?}");
+    assert!(ended.stderr.contains(what), "{ended:?}");
     assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
 }
