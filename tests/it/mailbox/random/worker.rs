@@ -57,14 +57,14 @@ impl World {
 
     /// Delivers an event again that the store lost, or one that it still knows.
     pub async fn redeliver(&mut self, which: usize) -> Checked<u64> {
-        let pending = self.ledger.pending.iter().copied();
+        let mut pending = self.ledger.pending.iter().copied();
         let key = match self.ledger.pending.is_empty() {
             true => {
                 let newest = self.events.iter().rev().take(REDELIVERED_MAX);
                 let count = newest.len();
                 newest.map(|event| event.key).nth(which % count.max(1))
             }
-            false => pending.skip(which % self.ledger.pending.len()).next(),
+            false => pending.nth(which % self.ledger.pending.len()),
         };
         let found = self.events.iter().find(|event| Some(event.key) == key);
         let Some(event) = found.copied() else {

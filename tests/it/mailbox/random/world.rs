@@ -110,12 +110,11 @@ impl World {
         let before = self.real_lists().await;
         let evicted = self.carry_out(operation).await?;
         let after = self.real_lists().await;
-        for lane in 0..2 {
+        for (lane, held) in after.iter().enumerate() {
             let keys = self.model.lanes[lane].keys();
             check!(
-                after[lane] == keys,
-                "lane {lane} of the store holds {:?}, should hold {keys:?}",
-                after[lane]
+                *held == keys,
+                "lane {lane} of the store holds {held:?}, should hold {keys:?}"
             );
         }
         if !operation.changes_the_store_itself() {
