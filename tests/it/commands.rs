@@ -58,11 +58,8 @@ async fn what_is_published_by_the_command_arrives_as_it_says() {
     let system = System::shared().await;
     let (ann, bob) = (user("ann"), user("bob"));
     let to = format!("{ann},{bob}");
-    let plain = publish(
-        &system,
-        &["--type", "new_post", "--to", &to, "--data", "[1, 2.0]"],
-    );
-    let (made, sequence) = printed(&plain.await);
+    let plain = ["--type", "new_post", "--to", &to, "--data", "[1, 2.0]"];
+    let (made, sequence) = printed(&publish(&system, &plain).await);
     let full = [
         "--type",
         "new_comment",
