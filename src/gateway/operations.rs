@@ -194,6 +194,8 @@ fn page_read(
     PageRead {
         now_ms: counters.now_ms,
         last: counters.last,
+        acknowledged: counters.acknowledged,
+        acknowledged_ms: counters.acknowledged_ms,
         run,
         everyone: read_everyone(node, peer, after.places.everyone, counters.now_ms),
     }

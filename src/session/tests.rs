@@ -246,7 +246,6 @@ fn nothing(last: [u64; 2]) -> PageRead {
     PageRead {
         now_ms: NOW_MS,
         last,
-        run: None,
         ..PageRead::default()
     }
 }

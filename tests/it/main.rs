@@ -3,7 +3,32 @@
 
 mod support;
 
+mod acknowledgement;
+mod admission;
+mod authentication;
+mod commands;
 mod demo_page;
 mod dev;
+mod devices;
+mod ephemeral;
+mod expiry;
+mod fault;
+mod fleet;
+mod frames;
 mod harness;
+mod health;
+mod identity;
+mod junk_frames;
+mod live;
+mod mailbox;
+mod missed;
+mod namespaces;
+mod offline;
+mod order;
+mod other_servers;
+mod outages;
+mod priority;
+mod refusals;
+mod sizes;
+mod strange_bytes;
 mod tidy;
