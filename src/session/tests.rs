@@ -1,7 +1,9 @@
 //! The machine driven directly: every transition, one behaviour a test, then random walks.
 
 mod acknowledging;
+mod everyone;
 mod forwarding;
+mod merging;
 mod missed;
 mod registering;
 mod replaying;
@@ -110,9 +112,12 @@ fn shown(effect: &Effect) -> String {
         } => format!("read {messages_max} after {}", places_of(after)),
         Effect::Send { frame, .. } => shown_frame(frame),
         Effect::Acknowledge {
-            position, messages, ..
+            position,
+            messages,
+            urgent,
         } => {
-            format!("acknowledge {}, {messages} more", places_of(position))
+            let pace = if *urgent { "" } else { ", at leisure" };
+            format!("acknowledge {}, {messages} more{pace}", places_of(position))
         }
         Effect::Hold => "hold".to_owned(),
         Effect::CheckEpoch => "check the epoch".to_owned(),
@@ -157,15 +162,20 @@ fn shown_frame(frame: &ServerFrame) -> String {
     }
 }
 
-/// Places normal and high; `told` where the cursor says that `store_lost` was told.
+/// Places normal and high, and among the events for everyone, if there is one; `told` where the
+/// cursor says that `store_lost` was told.
 fn places_of(position: &Position) -> String {
     let [normal, high] = position.places.own;
+    let everyone = match position.places.everyone {
+        Everyone { creation: 0, .. } => String::new(),
+        Everyone { creation, sequence } => format!(",{creation}/{sequence}"),
+    };
     let told = if position.store_lost_told {
         " told"
     } else {
         ""
     };
-    format!("{normal},{high}{told}")
+    format!("{normal},{high}{everyone}{told}")
 }
 
 fn epoch(number: u8) -> Epoch {
