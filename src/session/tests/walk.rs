@@ -1,16 +1,20 @@
 //! Random walks: an adversary that appends, removes, forwards, answers and acknowledges in any
 //! order, loses forwards and rolls the store back, against a witness that knows every place.
 
+mod follower;
 mod model;
 mod random;
 mod steps;
+mod stream;
 mod witness;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use self::follower::Streams;
 use self::model::{Mailbox, epoch};
 pub(super) use self::random::Random;
+use self::stream::Stream;
 use self::witness::{Device, Lines, Witness};
 use super::identity;
 use crate::protocol::{Lane, Life, Position};
@@ -118,6 +122,8 @@ impl Walk {
             lines: Lines {
                 current: Mailbox::new(epoch(1)),
                 ended: Vec::new(),
+                streams: Streams(vec![Stream::new(10)]),
+                everyone: HashSet::new(),
             },
             snapshots: Vec::new(),
             device: Device::default(),
@@ -154,7 +160,7 @@ impl Walk {
     }
 
     fn step(&mut self) {
-        match self.random.below(100) {
+        match self.random.below(125) {
             0..20 => self.append_some(),
             20..40 => self.deliver_forward(true),
             40..45 => self.lose_forward(),
@@ -173,6 +179,13 @@ impl Walk {
                 let last = self.lines.current.last();
                 self.notices.push(Notice::Counted(last));
             }
+            100..108 => self.broadcast_some(),
+            108..120 => {
+                let count = self.random.below(8) as u64;
+                self.follow(count);
+            }
+            120..123 => self.remove_some_events(),
+            123 if self.habits.is_turbulent => self.lose_the_stream(),
             _ => {}
         }
     }
@@ -211,6 +224,7 @@ impl Walk {
                 self.calls.len(),
                 self.acks.len(),
                 frames - acknowledged,
+                usize::from(self.lags_behind_everyone()),
             ];
             let first = self.random.below(waiting.len());
             let mut order = (0..waiting.len()).map(|offset| (first + offset) % waiting.len());
@@ -219,6 +233,7 @@ impl Walk {
                 Some(1) => self.deliver_notice(),
                 Some(2) => self.go_on_with_a_call(),
                 Some(3) => self.deliver_ack(),
+                Some(5) => self.follow(3),
                 Some(_) => {
                     acknowledged = frames;
                     let cursor = self.witness.frames[frames - 1].cursor;
@@ -243,6 +258,8 @@ impl Walk {
             mailbox.is_settled(),
             "all is acknowledged, and nothing owed"
         );
+        let newest = self.lines.streams.current().newest();
+        assert_eq!(self.session.follows_everyone(), Some(newest));
         for lane in Lane::ALL {
             self.append(lane);
             let forward = self.forwards.pop().expect("connected");

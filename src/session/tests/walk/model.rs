@@ -111,6 +111,7 @@ impl List {
 #[derive(Debug, Clone)]
 struct Device {
     places: [u64; 2],
+    everyone: Everyone,
     time_ms: u64,
     is_owed_store_lost: bool,
 }
@@ -145,6 +146,11 @@ impl Mailbox {
         let last = self.last();
         (self.device.as_ref())
             .is_some_and(|device| device.places == last && !device.is_owed_store_lost)
+    }
+
+    /// True where a device without a cursor would be a new one.
+    pub fn has_no_device(&self) -> bool {
+        self.device.is_none()
     }
 
     pub fn is_of(&self, time_line: (Epoch, Life)) -> bool {
@@ -187,6 +193,7 @@ impl Mailbox {
         drawn: Life,
         again: Option<Life>,
         cursor: Option<Position>,
+        newest: Everyone,
         most: usize,
         random: &mut Random,
     ) -> Registration {
@@ -199,11 +206,16 @@ impl Mailbox {
         });
         let device = self.device.get_or_insert(Device {
             places: [0, 0],
+            everyone: cursor.map_or(newest, |given| given.places.everyone),
             time_ms: 0,
             is_owed_store_lost: false,
         });
         if let Some(given) = given {
             device.advance(&given);
+        }
+        if let Some(given) = cursor {
+            // Independent of the store's time line.
+            device.everyone = given.places.everyone.max(device.everyone);
         }
         if cursor.is_some_and(|given| given.life != life) || again.is_some_and(|old| old != life) {
             device.is_owed_store_lost = true;
@@ -218,7 +230,7 @@ impl Mailbox {
                 life,
                 places: Places {
                     own: device.places,
-                    everyone: Everyone::default(),
+                    everyone: device.everyone,
                 },
                 time_ms: device.time_ms,
                 store_lost_told: false,
@@ -255,6 +267,7 @@ impl Device {
         for (place, given) in self.places.iter_mut().zip(position.places.own) {
             *place = given.max(*place);
         }
+        self.everyone = position.places.everyone.max(self.everyone);
         self.time_ms = self.time_ms.max(position.time_ms);
         self.is_owed_store_lost &= !position.store_lost_told;
     }

@@ -1,6 +1,7 @@
 //! What the adversary can do.
 
 use super::model::{Mailbox, epoch, time_ms};
+use super::stream::Stream;
 use super::witness::Witness;
 use super::{Answer, Call, Notice, Question, Walk};
 use crate::protocol::{Cursor, FRAME_MESSAGES_MAX, Lane, Life};
@@ -92,6 +93,65 @@ impl Walk {
         self.tell(|| format!("remove {count}, evicted {kind}, offset {offset}"));
     }
 
+    /// Events for everyone are published, some of which the user caused.
+    pub(super) fn broadcast_some(&mut self) {
+        for _ in 0..=self.random.below(self.habits.burst) {
+            self.broadcast();
+        }
+    }
+
+    pub(super) fn broadcast(&mut self) {
+        let id = self.name();
+        let is_excluded = self.random.below(4) == 0;
+        self.lines.everyone.insert(id);
+        self.lines.streams.current().append(id, is_excluded);
+        self.tell(|| format!("event {id} for everyone, excluded {is_excluded}"));
+    }
+
+    /// The ring reads on, and a live session follows it.
+    pub(super) fn follow(&mut self, count: u64) {
+        self.lines.streams.current().see(count);
+        self.tell(|| format!("the ring comes {count} on"));
+        let newest = self.lines.streams.current().newest();
+        if let Some(place) = (self.session.follows_everyone()).filter(|place| *place < newest) {
+            let read = (self.lines.streams.current()).read(place, &mut self.random);
+            let effects = self.session.everyone_read(read, 1_000_000);
+            self.take(effects);
+        }
+    }
+
+    /// True where there is something for [`Walk::follow`] to do.
+    pub(super) fn lags_behind_everyone(&mut self) -> bool {
+        let stream = self.lines.streams.current();
+        let newest = stream.newest();
+        newest.sequence < stream.last()
+            || (self.session.follows_everyone()).is_some_and(|place| place < newest)
+    }
+
+    pub(super) fn remove_some_events(&mut self) {
+        let (kind, count, offset) = (
+            self.random.coin(),
+            1 + self.random.below(3) as u64,
+            self.random.below(3) as u64,
+        );
+        let stream = self.lines.streams.current();
+        match kind {
+            true => stream.evict(count),
+            false => stream.expire(offset, count),
+        }
+        self.tell(|| format!("{count} events go, evicted {kind}, offset {offset}"));
+    }
+
+    /// `BROADCASTS` is made anew, and holds something already.
+    pub(super) fn lose_the_stream(&mut self) {
+        let time_line = self.lines.streams.current().time_line() + 1;
+        self.lines.streams.0.push(Stream::new(time_line));
+        self.tell(|| "another stream of events".to_owned());
+        self.broadcast_some();
+        let count = self.random.below(3) as u64;
+        self.lines.streams.current().see(count);
+    }
+
     pub(super) fn ask(&mut self, number: u64, question: Question) {
         self.calls.push(Call {
             number,
@@ -143,11 +203,27 @@ impl Walk {
             Question::Register { again } => {
                 let cursor = again.map_or(self.cursor, |_| self.session.acknowledged());
                 let most = FRAME_MESSAGES_MAX.min(self.habits.window as usize);
-                let registration = mailbox.register(drawn, *again, cursor, most, &mut self.random);
+                let stream = self.lines.streams.current();
+                let newest = stream.newest();
+                let is_new = mailbox.has_no_device() && cursor.is_none();
+                let random = &mut self.random;
+                let mut registration =
+                    mailbox.register(drawn, *again, cursor, newest, most, random);
+                let start = registration.start.places.everyone;
+                if is_new {
+                    self.device.joined = start;
+                }
+                registration.read.everyone = stream.read(start, random);
                 Answer::Registration(registration)
             }
             Question::Page { after, most } => match mailbox.is_of((after.epoch, after.life)) {
-                true => Answer::Page(mailbox.page(after.places.own, *most, &mut self.random)),
+                true => {
+                    let random = &mut self.random;
+                    let mut page = mailbox.page(after.places.own, *most, random);
+                    let stream = self.lines.streams.current();
+                    page.everyone = stream.read(after.places.everyone, random);
+                    Answer::Page(page)
+                }
                 false => Answer::OtherTimeLine,
             },
         });
@@ -266,6 +342,8 @@ impl Walk {
             _ => self.session.acknowledged(),
         };
         self.tell(|| "the device comes again".to_owned());
+        let behind = self.random.below(3) as u64;
+        self.lines.streams.current().fall_behind(behind);
         self.calls.clear();
         self.notices.clear();
         self.acks.clear();

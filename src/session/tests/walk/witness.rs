@@ -1,15 +1,21 @@
 //! Checks all that a session does against what the mailbox meant at each place.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use super::follower::{Follower, Said, Streams};
 use super::model::{Mailbox, time_ms};
-use crate::protocol::{Cursor, Epoch, Lane, Life, MissedReason, Position, ServerFrame};
+use crate::protocol::{Cursor, Epoch, Everyone, Lane, Life, MissedReason, Position, ServerFrame};
 use crate::session::{Effect, Registration};
 
-/// The mailbox on the time line that counts, and as it was at the end of each earlier one.
+/// The mailbox on the time line that counts, and as it was at the end of each earlier one; and the
+/// events for everyone.
 pub struct Lines {
     pub current: Mailbox,
     pub ended: Vec<Mailbox>,
+    pub streams: Streams,
+    /// The ids of events for everyone.
+    pub everyone: HashSet<u64>,
 }
 
 impl Lines {
@@ -23,8 +29,10 @@ impl Lines {
 /// What a device knows, over all its connections.
 #[derive(Default)]
 pub struct Device {
-    received: HashSet<u64>,
-    missed: HashSet<u64>,
+    pub received: HashSet<u64>,
+    pub missed: HashSet<u64>,
+    /// Where it began among the events for everyone.
+    pub joined: Everyone,
 }
 
 /// A frame with a cursor, as the client keeps it for its acknowledgements.
@@ -39,6 +47,7 @@ pub struct Witness {
     window: u32,
     pub time_line: Option<(Epoch, Life)>,
     pub sent_to: [u64; 2],
+    pub follower: Follower,
     is_owed_store_lost: bool,
     has_told_store_lost: bool,
     backlog: [u64; 2],
@@ -62,6 +71,7 @@ impl Witness {
             window,
             time_line: None,
             sent_to: [0, 0],
+            follower: Follower::default(),
             is_owed_store_lost: false,
             has_told_store_lost: false,
             backlog: [0, 0],
@@ -79,7 +89,15 @@ impl Witness {
     pub fn registered(&mut self, registration: &Registration, lines: &Lines, device: &Device) {
         let start = registration.start;
         let time_line = (start.epoch, start.life);
-        if self.time_line.replace(time_line) == Some(time_line) {
+        let is_same_line = self.time_line.replace(time_line) == Some(time_line);
+        self.follower.registered(
+            start.places.everyone,
+            registration.read.everyone.newest,
+            is_same_line,
+            &lines.streams,
+            device,
+        );
+        if is_same_line {
             let sent_to = self.sent_to;
             self.sent_to = Lane::ALL.map(|lane| start.places.of(lane).max(sent_to[lane.index()]));
         } else {
@@ -163,6 +181,11 @@ impl Witness {
             };
             assert!(position.places.of(lane) <= proved, "not acknowledged");
         }
+        // Independent of the store's time line.
+        let proved = self.proved.iter().map(|proved| proved.places.everyone);
+        let sent = (self.acknowledges_itself).then_some(self.follower.to);
+        let proved = proved.chain(sent).max();
+        assert!(Some(position.places.everyone) <= proved, "not acknowledged");
     }
 
     fn check_frame(
@@ -172,6 +195,7 @@ impl Witness {
         lines: &Lines,
         device: &mut Device,
     ) {
+        let streams = &lines.streams;
         match frame {
             ServerFrame::Welcome(welcome) => {
                 assert!(self.frames.is_empty(), "welcome comes first and once");
@@ -182,17 +206,15 @@ impl Witness {
                 replay,
                 messages,
             } => {
-                let ids: Vec<&str> = messages.iter().map(|text| &**text).collect();
-                let is_ephemeral = ids == ["ephemeral"];
-                let places = self.places_of(cursor, (!is_ephemeral).then_some(ids.len() as u64));
-                for (lane, place) in places.iter().copied() {
-                    let is_backlog =
-                        self.lives_told == 0 && place <= self.backlog[usize::from(lane)];
-                    assert_eq!(*replay, is_backlog, "replay of {place}");
-                }
-                if !is_ephemeral {
-                    self.check_messages(&ids, times_ms, &places, lines, device);
-                    self.replayed += u64::from(*replay) * ids.len() as u64;
+                let is_ephemeral = messages.len() == 1 && &*messages[0] == "ephemeral";
+                match is_ephemeral {
+                    true => {
+                        self.places_of(cursor, Some(0));
+                        (self.follower).check(&cursor.position, &Said::Nothing, streams, device);
+                    }
+                    false => {
+                        self.check_messages(cursor, *replay, messages, times_ms, lines, device)
+                    }
                 }
                 self.keep(cursor, messages.len() as u32);
             }
@@ -204,9 +226,21 @@ impl Witness {
             } => {
                 let is_store_lost = *reason == MissedReason::StoreLost;
                 assert_eq!(is_store_lost, count.is_none());
-                self.is_owed_store_lost &= !is_store_lost;
-                self.has_told_store_lost |= is_store_lost;
-                for (lane, place) in self.places_of(cursor, *count) {
+                let position = &cursor.position;
+                let is_own = match is_store_lost {
+                    true => position.places.everyone.creation == self.follower.to.creation,
+                    false => position.places.own != self.sent_to,
+                };
+                let said = match is_own {
+                    true => Said::Nothing,
+                    false => Said::Missed(*count),
+                };
+                if is_own && is_store_lost {
+                    self.is_owed_store_lost = false;
+                    self.has_told_store_lost = true;
+                }
+                let own_count = count.filter(|_| is_own);
+                for (lane, place) in self.places_of(cursor, own_count) {
                     let list = &lines.of(self.time_line.expect("registered")).lists[lane as usize];
                     assert!(
                         list.is_gone(place),
@@ -214,6 +248,7 @@ impl Witness {
                     );
                     device.missed.insert(list.id(place));
                 }
+                self.follower.check(position, &said, streams, device);
                 self.keep(cursor, 0);
             }
             ServerFrame::Live { cursor, replayed } => {
@@ -224,6 +259,11 @@ impl Witness {
                 self.lives_told += 1;
                 assert_eq!(self.lives_told, 1, "live is told once");
                 self.places_of(cursor, None);
+                (self.follower).check(&cursor.position, &Said::Nothing, streams, device);
+                assert!(
+                    self.follower.is_through(),
+                    "live before the backlog is through"
+                );
                 self.keep(cursor, 0);
             }
             other => panic!("not a session's frame: {other:?}"),
@@ -252,24 +292,40 @@ impl Witness {
     }
 
     fn check_messages(
-        &self,
-        ids: &[&str],
+        &mut self,
+        cursor: &Cursor,
+        replay: bool,
+        messages: &[Arc<str>],
         times_ms: &[u64],
-        places: &[(u8, u64)],
         lines: &Lines,
         device: &mut Device,
     ) {
+        let ids = messages.iter().map(|text| text.parse().expect("an id"));
+        let ids: Vec<u64> = ids.collect();
+        let times: Vec<u64> = ids.iter().map(|id| time_ms(*id)).collect();
+        assert_eq!(times_ms, times);
+        let (everyone, mut own): (Vec<u64>, Vec<u64>) =
+            (ids.iter()).partition(|id| lines.everyone.contains(id));
+        let places = self.places_of(cursor, Some(own.len() as u64));
+        for (lane, place) in places.iter().copied() {
+            let is_backlog = self.lives_told == 0 && place <= self.backlog[usize::from(lane)];
+            assert_eq!(replay, is_backlog, "replay of {place}");
+        }
+        for id in &everyone {
+            let is_backlog = self.lives_told == 0 && self.follower.is_backlog(*id, &lines.streams);
+            assert_eq!(replay, is_backlog, "replay of event {id}");
+        }
+        let said = Said::Messages(&everyone);
+        (self.follower).check(&cursor.position, &said, &lines.streams, device);
         let mailbox = lines.of(self.time_line.expect("registered"));
         let mut expected: Vec<u64> = (places.iter())
             .map(|(lane, place)| mailbox.lists[usize::from(*lane)].id(*place))
             .collect();
-        let mut given: Vec<u64> = ids.iter().map(|id| id.parse().expect("an id")).collect();
-        let times: Vec<u64> = given.iter().map(|id| time_ms(*id)).collect();
-        assert_eq!(times_ms, times);
         expected.sort_unstable();
-        given.sort_unstable();
-        assert_eq!(given, expected, "the messages of these places");
-        device.received.extend(given);
+        own.sort_unstable();
+        assert_eq!(own, expected, "the messages of these places");
+        device.received.extend(own);
+        self.replayed += u64::from(replay) * ids.len() as u64;
     }
 
     fn keep(&mut self, cursor: &Cursor, messages: u32) {
