@@ -11,6 +11,7 @@ mod demo_page;
 mod dev;
 mod devices;
 mod ephemeral;
+mod everyone;
 mod expiry;
 mod fault;
 mod fleet;

@@ -84,7 +84,7 @@ pub struct RedisServer {
     server: Server,
 }
 
-/// A copy of everything a Redis server had written at one moment.
+/// A copy of everything a server had written at one moment.
 pub struct Checkpoint(TempDir);
 
 impl RedisServer {
@@ -119,29 +119,6 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.server.port)
-    }
-
-    /// A copy of the data as it is now, for [`RedisServer::roll_back`].
-    pub fn checkpoint(&self) -> Checkpoint {
-        let copy = scratch_folder("checkpoint");
-        copy_folder(self.server.folder.path(), copy.path());
-        Checkpoint(copy)
-    }
-
-    /// Kills the server and starts it again with the data of a checkpoint: what was written
-    /// since is lost.
-    pub fn roll_back(&self, checkpoint: &Checkpoint) {
-        self.kill();
-        empty_folder(self.server.folder.path());
-        copy_folder(checkpoint.0.path(), self.server.folder.path());
-        self.start_again();
-    }
-
-    /// Kills the server and starts it again with nothing.
-    pub fn wipe(&self) {
-        self.kill();
-        empty_folder(self.server.folder.path());
-        self.start_again();
     }
 }
 
@@ -235,6 +212,30 @@ macro_rules! control {
             /// After [`Self::kill`]: the same port, the same data.
             pub fn start_again(&self) {
                 self.server.start_again();
+            }
+
+            /// A copy of the data as it is now, for [`Self::roll_back`]. A nats-server has to be
+            /// killed before.
+            pub fn checkpoint(&self) -> Checkpoint {
+                let copy = scratch_folder("checkpoint");
+                copy_folder(self.server.folder.path(), copy.path());
+                Checkpoint(copy)
+            }
+
+            /// Kills the server and starts it again with the data of a checkpoint: what was
+            /// written since is lost.
+            pub fn roll_back(&self, checkpoint: &Checkpoint) {
+                self.kill();
+                empty_folder(self.server.folder.path());
+                copy_folder(checkpoint.0.path(), self.server.folder.path());
+                self.start_again();
+            }
+
+            /// Kills the server and starts it again with nothing.
+            pub fn wipe(&self) {
+                self.kill();
+                empty_folder(self.server.folder.path());
+                self.start_again();
             }
 
             /// SIGSTOP: its connections stay open and answer nothing.

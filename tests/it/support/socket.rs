@@ -236,16 +236,29 @@ impl Socket {
     pub async fn messages(&mut self, count: usize) -> Vec<Value> {
         let mut messages = Vec::new();
         while messages.len() < count {
-            let frame = self.frame().await;
-            self.ack(&frame).await;
-            match frame["op"].as_str() {
-                Some("welcome" | "live") => {}
-                Some("messages") => messages.extend(messages_of(&frame)),
-                _ => panic!("no messages: {frame}"),
-            }
+            messages.extend(self.messages_of_next().await);
         }
         assert_eq!(messages.len(), count, "more messages than expected");
         messages
+    }
+
+    /// The same, where more may come than `count`, because several messages come in one frame.
+    pub async fn messages_to(&mut self, count: usize) -> Vec<Value> {
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            messages.extend(self.messages_of_next().await);
+        }
+        messages
+    }
+
+    async fn messages_of_next(&mut self) -> Vec<Value> {
+        let frame = self.frame().await;
+        self.ack(&frame).await;
+        match frame["op"].as_str() {
+            Some("welcome" | "live") => Vec::new(),
+            Some("messages") => messages_of(&frame),
+            _ => panic!("no messages: {frame}"),
+        }
     }
 
     /// Acknowledges everything up to this frame; a `welcome` needs none.
