@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::interval;
@@ -23,6 +23,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Most users whose connections on dead gateways wait to be removed. The next message to a user
 /// that found no place here finds the connection again.
 const REMOVALS_MAX: usize = 1_024;
+/// A lease that was not there is acted on within this time. With the time for a reply (2 s) it is
+/// what a gateway that takes its lease back waits for before it asserts its connections again.
+const ACTED_ON_WITHIN: Duration = Duration::from_secs(1);
 /// Most links that are kept in mind; beyond that all numbers begin anew, and every gateway looks
 /// into its mailboxes once.
 const LINKS_MAX: usize = 10_000;
@@ -59,6 +62,7 @@ struct Removal {
     user: UserId,
     node: String,
     incarnation: String,
+    found: Instant,
 }
 
 impl Links {
@@ -103,13 +107,10 @@ impl Links {
         }
     }
 
-    /// After the store was away, gateways need a moment to take back their leases.
     async fn is_alive(&self, store: &Link, node: &str, incarnation: &str) -> bool {
-        let directory = &self.inner.directory;
-        store.is_young()
-            || (directory.is_alive(store, node, incarnation).await)
-                // A forward to nobody is harmless.
-                .unwrap_or(true)
+        let is_alive = self.inner.directory.is_alive(store, node, incarnation);
+        // A forward to nobody is harmless.
+        is_alive.await.unwrap_or(true)
     }
 
     async fn publish(&self, subject: &str, numbers: &mut Numbers, epoch: Epoch, content: Content) {
@@ -171,6 +172,7 @@ impl Links {
     }
 
     fn remove_later(&self, store: &Link, node: &str, incarnation: &str, contents: &[Content]) {
+        let found = Instant::now();
         for recipient in contents.iter().flat_map(|content| &content.recipients) {
             let Ok(user) = UserId::parse(&recipient.user) else {
                 continue;
@@ -180,6 +182,7 @@ impl Links {
                 user,
                 node: node.to_owned(),
                 incarnation: incarnation.to_owned(),
+                found,
             };
             if self.inner.removals.try_send(removal).is_err() {
                 return;
@@ -196,7 +199,11 @@ async fn remove(mut removals: mpsc::Receiver<Removal>) {
             user,
             node,
             incarnation,
+            found,
         } = &removal;
+        if found.elapsed() > ACTED_ON_WITHIN {
+            continue;
+        }
         if let Err(error) = link.drop_node(user, node, incarnation).await {
             debug!(%error, "a dead gateway's connection stays for now");
         }

@@ -3,10 +3,29 @@
 
 mod support;
 
+mod acknowledgement;
+mod admission;
+mod authentication;
 mod demo_page;
 mod dev;
+mod devices;
+mod ephemeral;
+mod expiry;
+mod fault;
 mod fleet;
+mod frames;
 mod harness;
-mod outages;
+mod health;
+mod identity;
+mod junk_frames;
+mod live;
+mod mailbox;
+mod missed;
+mod namespaces;
+mod offline;
+mod order;
+mod priority;
 mod refusals;
+mod sizes;
+mod strange_bytes;
 mod tidy;

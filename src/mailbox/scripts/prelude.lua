@@ -22,6 +22,7 @@
 -- since a script can be cut short between two writes when its slot moves.
 
 local LANES = { 'normal', 'high' }
+local COUNTERS = { 'last', 'evicted', 'floor', 'shown' }
 local TRIMMED_KEYS_MAX = 32
 -- A connection that was not asserted for this long is gone, whatever the hash says: two of the
 -- longest periods in which a gateway asserts its connections again.
@@ -62,6 +63,18 @@ local function read_fields()
   return fields
 end
 
+-- What a script about one lane needs: the fields named, and the lane's counters.
+local function read_some(names, lane)
+  for _, counter in ipairs(COUNTERS) do
+    names[#names + 1] = counter .. ':' .. lane
+  end
+  local fields = {}
+  for index, value in ipairs(redis.call('HMGET', KEYS[1], unpack(names))) do
+    fields[names[index]] = value or nil
+  end
+  return fields
+end
+
 -- A counter; 0 where it is absent, nil where it is no number that may be counted on.
 local function counter(text)
   if not text then
@@ -74,7 +87,7 @@ end
 local function read_lane(number, fields)
   local name = LANES[number]
   local lane = { number = number, name = name, list = KEYS[number + 1] }
-  for _, field in ipairs({ 'last', 'evicted', 'floor', 'shown' }) do
+  for _, field in ipairs(COUNTERS) do
     local value = counter(fields[field .. ':' .. name])
     lane.damaged = lane.damaged or not value
     lane[field] = value or 0
@@ -190,24 +203,19 @@ local function known(name, record, connections, now, ttl)
   return record.seen >= now - ttl or connected(name, record, connections, now)
 end
 
--- How many entries at the head have expired. Only reads.
-local function expired_heads(lane, now)
-  if lane.expired_heads then
-    return lane.expired_heads
-  end
-  local count, size = 0, 1
-  while count < lane.length do
-    for _, entry in ipairs(redis.call('LRANGE', lane.list, count, count + size - 1)) do
+-- How many entries have expired in a row, from an index of the list on. Only reads.
+local function expired_from(lane, start, now)
+  local index, size = start, 1
+  while index < lane.length do
+    for _, entry in ipairs(redis.call('LRANGE', lane.list, index, index + size - 1)) do
       if not expired(entry, now) then
-        lane.expired_heads = count
-        return count
+        return index - start
       end
-      count = count + 1
+      index = index + 1
     end
     size = 32
   end
-  lane.expired_heads = count
-  return count
+  return index - start
 end
 
 -- After a change of epoch the devices come back one by one, and the first must not trim for the
@@ -244,11 +252,12 @@ local function remember_trimmed(fields, lane, count)
   redis.call('HSET', KEYS[1], 'trimmed', fields.trimmed)
 end
 
--- Removes what lies up to the floor, and the expired heads. The last writes of its script.
+-- Removes what lies up to the floor, and what expired right after it. The last writes of its script.
 local function drop_heads(mailbox, now)
   local removed = {}
   for number, lane in ipairs(mailbox.lanes) do
-    removed[number] = math.max(lane.floor - lane.head + 1, expired_heads(lane, now))
+    local below = math.max(0, lane.floor - lane.head + 1)
+    removed[number] = below + expired_from(lane, below, now)
     if removed[number] > 0 then
       remember_trimmed(mailbox.fields, lane, removed[number])
     end
@@ -283,7 +292,7 @@ end
 -- that expired go first, and are not evicted. Returns how many were evicted.
 local function settle(fields, lane, now, ttl, hash_ttl, cap)
   local excess = math.max(0, lane.length - cap)
-  local stale = excess > 0 and expired_heads(lane, now) or 0
+  local stale = excess > 0 and expired_from(lane, 0, now) or 0
   local removed = math.max(excess, stale)
   redis.call('HSET', KEYS[1], 'expiry:' .. lane.name, whole(now))
   redis.call('PEXPIRE', KEYS[1], hash_ttl)
