@@ -1,120 +1,119 @@
 //! Servers that are set up in other ways: with passwords, with small messages, or so that
 //! Catchup cannot keep its promise on them.
 
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 
+use crate::support::command::Ended;
 use crate::support::process::scratch_folder;
 use crate::support::servers::Servers;
 use crate::support::socket::data_of;
 use crate::support::token::{claims, hs256};
 use crate::support::{Catchup, NatsServer, RedisServer, System, event, user};
 
-#[tokio::test]
-async fn passwords_and_a_database_work_and_are_never_logged() {
-    const SECRET: &str = "s3cr3t/of@redis";
-    const NATS_SECRET: &str = "s3cr3t:of@nats";
-    let nats = NatsServer::start_with(&["--user", "ann", "--pass", NATS_SECRET]);
+const REDIS_PASSWORD: &str = "s3cr3t/of@redis";
+const NATS_PASSWORD: &str = "s3cr3t:of@nats";
+const TOKEN_SECRET: &str = "s3cr3t of the tokens";
+
+/// As a URL has it.
+fn escaped(text: &str) -> String {
+    text.replace('/', "%2F")
+        .replace('@', "%40")
+        .replace(':', "%3A")
+}
+
+/// Servers that ask for a password, and a connection to the store.
+async fn guarded() -> (Servers, redis::aio::MultiplexedConnection) {
+    let nats = NatsServer::start_with(&["--user", "ann", "--pass", NATS_PASSWORD]);
     let redis = RedisServer::start();
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let () = redis::cmd("CONFIG")
-        .arg(&["SET", "requirepass", SECRET])
+        .arg(&["SET", "requirepass", REDIS_PASSWORD])
         .query_async(&mut connection)
         .await
         .unwrap();
-    let encode = |text: &str| {
-        text.replace('/', "%2F")
-            .replace('@', "%40")
-            .replace(':', "%3A")
-    };
+    (Servers { nats, redis }, connection)
+}
+
+#[tokio::test]
+async fn passwords_and_a_database_work_and_are_never_logged() {
+    let (servers, mut redis) = guarded().await;
+    let (nats_port, redis_port) = (servers.nats.port(), servers.redis.port());
     let nats_url = format!(
-        "nats://ann:{}@127.0.0.1:{}",
-        encode(NATS_SECRET),
-        nats.port()
+        "nats://ann:{}@127.0.0.1:{nats_port}",
+        escaped(NATS_PASSWORD)
     );
-    let redis_url = format!("redis://:{}@127.0.0.1:{}/3", encode(SECRET), redis.port());
-    let token_secret = "s3cr3t of the tokens";
+    let redis_url = format!(
+        "redis://:{}@127.0.0.1:{redis_port}/3",
+        escaped(REDIS_PASSWORD)
+    );
     let system = System::builder()
-        .servers(Servers { nats, redis })
+        .servers(servers)
         .env("CATCHUP_NATS_URL", &nats_url)
         .env("CATCHUP_REDIS_URL", &redis_url)
         .env("CATCHUP_AUTH", "jwt")
-        .env("CATCHUP_JWT_SECRET", token_secret)
+        .env("CATCHUP_JWT_SECRET", TOKEN_SECRET)
+        // Libraries say the most there.
         .env("CATCHUP_LOG", "trace")
         .start()
         .await;
     let mut publish = Catchup::new(["publish", "--type", "a", "--to", "ann", "--data", "7"]);
     for (name, value) in system.env() {
-        // The command takes the settings of all roles; it has its own log.
-        if name != "CATCHUP_LOG" {
-            publish = publish.env(name, value);
-        }
+        publish = publish.env(name, value);
     }
     let ended = publish.run().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let tokens = [60, 61, 62].map(|seconds| hs256(token_secret, &claims("ann", seconds)));
-    let mut socket = system
-        .gateway(0)
-        .socket()
-        .query("token", &tokens[0])
-        .connect()
-        .await;
+    let tokens = [60, 61, 62].map(|seconds| hs256(TOKEN_SECRET, &claims("ann", seconds)));
+    let gateway = system.gateway(0);
+    let mut socket = gateway.socket().query("token", &tokens[0]).connect().await;
     assert_eq!(data_of(&socket.messages(1).await), [7]);
     let fresh = json!({ "op": "token", "token": tokens[1] }).to_string();
     socket.send(&fresh).await;
     socket.close().await;
-    let mut socket = system
-        .gateway(0)
-        .socket()
-        .bearer(&tokens[2])
-        .connect()
-        .await;
+    let mut socket = gateway.socket().bearer(&tokens[2]).connect().await;
     socket.until_live().await;
     socket.close().await;
 
-    // Everything is in its own database.
     let () = redis::cmd("SELECT")
         .arg(3)
-        .query_async(&mut connection)
+        .query_async(&mut redis)
         .await
         .unwrap();
     let key = system.key("mailbox:{ann}");
-    let exists: bool = redis::AsyncCommands::exists(&mut connection, key)
-        .await
-        .unwrap();
-    assert!(exists);
-    // Nor are they at the highest level of the log, where libraries log what they read.
+    assert!(
+        redis.exists::<_, bool>(key).await.unwrap(),
+        "in another database"
+    );
     let signatures = tokens.iter().map(|token| token.rsplit('.').next().unwrap());
-    let encoded = [encode(SECRET), encode(NATS_SECRET)];
-    let secrets: Vec<&str> = [SECRET, NATS_SECRET, token_secret]
+    let escaped = [escaped(REDIS_PASSWORD), escaped(NATS_PASSWORD)];
+    let secrets: Vec<&str> = [REDIS_PASSWORD, NATS_PASSWORD, TOKEN_SECRET]
         .into_iter()
-        .chain(encoded.iter().map(String::as_str))
+        .chain(escaped.iter().map(String::as_str))
         .chain(signatures)
         .collect();
-    for role in system.gateways().iter().chain(system.workers()) {
-        for line in role.log().lines() {
-            let found = secrets.iter().find(|secret| line.contains(**secret));
-            assert_eq!(found, None, "{}: {line}", role.name());
-        }
+    let roles = system.gateways().iter().chain(system.workers());
+    let lines = roles.flat_map(|role| role.log().lines());
+    for line in lines.chain([ended.stdout, ended.stderr]) {
+        let found = secrets.iter().find(|secret| line.contains(**secret));
+        assert_eq!(found, None, "{line}");
     }
-    // Wrong credentials end the start and are not repeated.
-    for (name, url) in [
-        ("CATCHUP_NATS_URL", nats_url.replace("s3cr3t", "wr0ng")),
-        ("CATCHUP_REDIS_URL", redis_url.replace("s3cr3t", "wr0ng")),
-    ] {
-        let system = System::builder().gateways(0).workers(0).env(name, &url);
-        let mut system = system.start().await;
-        let _ = &mut system;
-        let mut command = Catchup::new(["worker", "--admin-listen", "127.0.0.1:0"]);
-        for (name, value) in system.env() {
-            command = command.env(name, value);
-        }
-        if name == "CATCHUP_NATS_URL" {
-            let ended = command.run().await;
-            assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
-            assert!(ended.stderr.contains(name), "{ended:?}");
-            assert!(!ended.stderr.contains("wr0ng") && !ended.stdout.contains("wr0ng"));
-        }
+}
+
+#[tokio::test]
+async fn refused_credentials_stop_the_start_and_are_not_repeated() {
+    let (servers, _) = guarded().await;
+    let nats_url = format!("nats://ann:wr0ng@127.0.0.1:{}", servers.nats.port());
+    let env = [
+        ("CATCHUP_NATS_URL".to_owned(), nats_url),
+        (
+            "CATCHUP_REDIS_URL".to_owned(),
+            Servers::shared().redis.url(),
+        ),
+    ];
+    for role in ["gateway", "worker"] {
+        let ended = assert_unsuitable(&env, role, "CATCHUP_NATS_URL").await;
+        assert!(!ended.stdout.contains("wr0ng") && !ended.stderr.contains("wr0ng"));
     }
 }
 
@@ -164,23 +163,21 @@ async fn a_server_that_takes_only_small_messages_is_enough_for_small_events() {
     assert!(letter.body.is_empty() && !letter.reason().is_empty());
 }
 
-/// Starts both roles against servers that will not do; each must end with 1 and one line.
-async fn assert_unsuitable(env: &[(String, String)], roles: &[&str], named: &str) {
-    for role in roles {
-        let mut command = Catchup::new([role, "--admin-listen", "127.0.0.1:0"]);
-        for (name, value) in env {
-            command = command.env(name, value);
-        }
-        if *role == "gateway" {
-            command = command
-                .env("CATCHUP_LISTEN", "127.0.0.1:0")
-                .env("CATCHUP_AUTH", "none");
-        }
-        let ended = command.run().await;
-        assert_eq!(ended.code, Some(1), "{role}: {ended:?}");
-        assert!(ended.stderr.contains(named), "{role}: {ended:?}");
-        assert_eq!(ended.stderr.lines().count(), 1, "{role}: {ended:?}");
+/// Starts a role with servers that will not do: it must end with 1 and one line that says why.
+async fn assert_unsuitable(env: &[(String, String)], role: &str, named: &str) -> Ended {
+    let mut command = Catchup::new([role, "--admin-listen", "127.0.0.1:0"]);
+    for (name, value) in env {
+        command = command.env(name, value);
     }
+    if role == "gateway" {
+        let listen = command.env("CATCHUP_LISTEN", "127.0.0.1:0");
+        command = listen.env("CATCHUP_AUTH", "none");
+    }
+    let ended = command.run().await;
+    assert_eq!(ended.code, Some(1), "{role}: {ended:?}");
+    assert!(ended.stderr.contains(named), "{role}: {ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{role}: {ended:?}");
+    ended
 }
 
 #[tokio::test]
@@ -192,7 +189,9 @@ async fn a_store_that_would_drop_messages_stops_the_start() {
         ("CATCHUP_REDIS_URL".to_owned(), redis.url()),
         ("CATCHUP_NAMESPACE".to_owned(), user("lru")),
     ];
-    assert_unsuitable(&env, &["gateway", "worker"], "noeviction").await;
+    for role in ["gateway", "worker"] {
+        assert_unsuitable(&env, role, "noeviction").await;
+    }
 }
 
 #[tokio::test]
@@ -202,7 +201,10 @@ async fn a_stream_that_is_set_up_otherwise_stops_the_worker() {
     let jetstream = async_nats::jetstream::new(client);
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 3] = [
-        ("subject_transform", |_| ()),
+        ("subject_transform", |config| {
+            let fields = config.as_object_mut().unwrap();
+            fields.remove("subject_transform");
+        }),
         ("retention", |config| {
             config["retention"] = json!("workqueue")
         }),
@@ -220,6 +222,12 @@ async fn a_stream_that_is_set_up_otherwise_stops_the_worker() {
             "storage": "memory",
             "duplicate_window": 120_000_000_000_u64,
         });
+        config["subject_transform"] = json!({
+            "src": format!("{namespace}.events.*.*"),
+            "dest": format!(
+                "{namespace}.events.{{{{partition(32,2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"
+            ),
+        });
         change(&mut config);
         let subject = format!("STREAM.CREATE.{namespace}_EVENTS");
         let answer: Value = jetstream.request(subject, &config).await.unwrap();
@@ -229,7 +237,7 @@ async fn a_stream_that_is_set_up_otherwise_stops_the_worker() {
             ("CATCHUP_REDIS_URL".to_owned(), shared.redis.url()),
             ("CATCHUP_NAMESPACE".to_owned(), namespace),
         ];
-        assert_unsuitable(&env, &["worker"], named).await;
+        assert_unsuitable(&env, "worker", named).await;
     }
 }
 

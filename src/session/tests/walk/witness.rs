@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::follower::{Follower, Said, Streams};
 use super::model::{Mailbox, time_ms};
 use crate::protocol::{Cursor, Epoch, Everyone, Lane, Life, MissedReason, Position, ServerFrame};
-use crate::session::{Effect, Registration};
+use crate::session::{Effect, PageRead, Registration};
 
 /// The mailbox on the time line that counts, and as it was at the end of each earlier one; and the
 /// events for everyone.
@@ -48,6 +48,8 @@ pub struct Witness {
     pub time_line: Option<(Epoch, Life)>,
     pub sent_to: [u64; 2],
     pub follower: Follower,
+    /// What was stored as acknowledged when the last page was read.
+    stored: [u64; 2],
     is_owed_store_lost: bool,
     has_told_store_lost: bool,
     backlog: [u64; 2],
@@ -72,6 +74,7 @@ impl Witness {
             time_line: None,
             sent_to: [0, 0],
             follower: Follower::default(),
+            stored: [0, 0],
             is_owed_store_lost: false,
             has_told_store_lost: false,
             backlog: [0, 0],
@@ -105,6 +108,7 @@ impl Witness {
             self.has_told_store_lost = false;
             self.backlog = registration.read.last;
         }
+        self.stored = start.places.own;
         self.is_owed_store_lost = registration.store_lost;
         self.prove(&start);
         self.awaited = None;
@@ -117,6 +121,21 @@ impl Witness {
                     is_known,
                     "message {id} at {lane:?} {place} was trimmed unseen"
                 );
+            }
+        }
+    }
+
+    /// The session took this page. What an earlier connection acknowledged late is passed.
+    pub fn page_read(&mut self, page: &PageRead) {
+        self.awaited = None;
+        let sent_to = self.sent_to;
+        self.stored = page.acknowledged;
+        self.sent_to = [0, 1].map(|lane| sent_to[lane].max(page.acknowledged[lane]));
+        let time_line = self.time_line;
+        for proved in &mut self.proved {
+            if Some((proved.epoch, proved.life)) == time_line {
+                proved.places.own =
+                    [0, 1].map(|lane| proved.places.own[lane].max(self.stored[lane]));
             }
         }
     }
@@ -241,6 +260,10 @@ impl Witness {
                 }
                 let own_count = count.filter(|_| is_own);
                 for (lane, place) in self.places_of(cursor, own_count) {
+                    assert!(
+                        place > self.stored[usize::from(lane)],
+                        "it was acknowledged"
+                    );
                     let list = &lines.of(self.time_line.expect("registered")).lists[lane as usize];
                     assert!(
                         list.is_gone(place),
