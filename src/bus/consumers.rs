@@ -203,10 +203,17 @@ pub async fn next_stored(
     source: Source,
     sequence: u64,
 ) -> Result<StoredMessage, BusError> {
+    let stream = bus.names.events_stream();
     let mut nearest: Option<StoredMessage> = None;
     let mut missing = None;
     for filter in source.filters(&bus.names) {
-        match stored(bus, &json!({ "seq": sequence, "next_by_subj": filter })).await {
+        match stored(
+            bus,
+            &stream,
+            &json!({ "seq": sequence, "next_by_subj": filter }),
+        )
+        .await
+        {
             Ok(found) => {
                 if nearest
                     .as_ref()
@@ -228,7 +235,7 @@ pub async fn next_stored(
     // such. Only the subject that is really there is found again by its name.
     if found.subject.contains(char::REPLACEMENT_CHARACTER) {
         let by_name = json!({ "seq": found.sequence, "next_by_subj": found.subject });
-        found.is_subject_utf8 = match stored(bus, &by_name).await {
+        found.is_subject_utf8 = match stored(bus, &stream, &by_name).await {
             Ok(again) => again.sequence == found.sequence,
             Err(BusError::NotFound(_)) => false,
             Err(error) => return Err(error),
@@ -237,7 +244,21 @@ pub async fn next_stored(
     Ok(found)
 }
 
-async fn stored(bus: &Bus, payload: &serde_json::Value) -> Result<StoredMessage, BusError> {
+/// The same for `BROADCASTS`, which a gateway follows.
+///
+/// # Errors
+///
+/// [`BusError::NotFound`] where there is none.
+pub async fn next_broadcast(bus: &Bus, sequence: u64) -> Result<StoredMessage, BusError> {
+    let payload = json!({ "seq": sequence, "next_by_subj": bus.names.broadcasts_subjects() });
+    stored(bus, &bus.names.broadcasts_stream(), &payload).await
+}
+
+async fn stored(
+    bus: &Bus,
+    stream: &str,
+    payload: &serde_json::Value,
+) -> Result<StoredMessage, BusError> {
     #[derive(Deserialize)]
     struct Answer {
         message: Message,
@@ -251,7 +272,7 @@ async fn stored(bus: &Bus, payload: &serde_json::Value) -> Result<StoredMessage,
         #[serde(default)]
         data: String,
     }
-    let subject = format!("STREAM.MSG.GET.{}", bus.names.events_stream());
+    let subject = format!("STREAM.MSG.GET.{stream}");
     let response: Response<Answer> = bus.jetstream.request(subject.clone(), payload).await?;
     let message = match response {
         Response::Ok(answer) => answer.message,
@@ -291,7 +312,7 @@ pub async fn remove_stored(bus: &Bus, sequence: u64) -> Result<(), BusError> {
         }
         Response::Err { error } => {
             let again = json!({ "seq": sequence });
-            match stored(bus, &again).await {
+            match stored(bus, &bus.names.events_stream(), &again).await {
                 Err(BusError::NotFound(_)) => Ok(()),
                 _ => Err(BusError::from_api(&subject, &error)),
             }

@@ -7,6 +7,7 @@
 //! | any | format version (1 byte), kind (1) |
 //! | [`Forward`] | sender, link number (8), epoch (20), payloads (count 4): time (8), JSON; recipients (count 4): user, payload (4), flags (1), place (8), life (8, where flagged) |
 //! | [`Replace`] | user, device, number (8) |
+//! | [`Announcement`] | excluded user, or an empty text; payload |
 //!
 //! A gateway that does not know the format version drops the message: what was forwarded is in the
 //! mailbox.
@@ -20,6 +21,7 @@ use crate::protocol::{Epoch, Lane, Life};
 const VERSION: u8 = 1;
 const KIND_FORWARD: u8 = 1;
 const KIND_REPLACE: u8 = 2;
+const KIND_ANNOUNCEMENT: u8 = 3;
 /// Flags of a recipient: it has a spot; the spot's lane is high; the spot has a life.
 const FLAG_SPOT: u8 = 1;
 const FLAG_HIGH: u8 = 2;
@@ -33,6 +35,7 @@ const FORWARD_HEAD_BYTES: usize = 2 + 2 + 128 + 8 + 20 + 4 + 4;
 pub enum GatewayMessage {
     Forward(Forward),
     Replace(Replace),
+    Announcement(Announcement),
 }
 
 /// Messages for users that are connected to the gateway. Losing it is harmless: all but ephemeral
@@ -85,6 +88,14 @@ pub struct Replace {
     pub number: u64,
 }
 
+/// An ephemeral message for everyone who is connected, on the subject that all gateways hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    pub payload: Payload,
+    /// The user who gets nothing.
+    pub exclude: Option<Arc<str>>,
+}
+
 /// The bytes are not a message of this format version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a gateway message of format version {VERSION}")]
@@ -121,6 +132,12 @@ impl GatewayMessage {
                 bytes.extend(replace.number.to_be_bytes());
                 bytes.into()
             }
+            GatewayMessage::Announcement(announcement) => {
+                let mut bytes = vec![VERSION, KIND_ANNOUNCEMENT];
+                put_text(&mut bytes, announcement.exclude.as_deref().unwrap_or(""));
+                put_payload(&mut bytes, &announcement.payload);
+                bytes.into()
+            }
         }
     }
 
@@ -142,6 +159,13 @@ impl GatewayMessage {
                 device: reader.text()?.to_owned(),
                 number: reader.number()?,
             }),
+            KIND_ANNOUNCEMENT => GatewayMessage::Announcement(Announcement {
+                // A user id is never empty.
+                exclude: Some(reader.text()?)
+                    .filter(|user| !user.is_empty())
+                    .map(Into::into),
+                payload: reader.payload()?,
+            }),
             _ => return Err(InvalidForward),
         };
         match reader.0.is_empty() {
@@ -162,9 +186,7 @@ impl Forward {
         bytes.extend(self.epoch.as_bytes());
         put_count(&mut bytes, self.payloads.len());
         for payload in &self.payloads {
-            bytes.extend(payload.time_ms.to_be_bytes());
-            put_count(&mut bytes, payload.json.len());
-            bytes.extend(payload.json.as_bytes());
+            put_payload(&mut bytes, payload);
         }
         put_count(&mut bytes, self.recipients.len());
         for recipient in &self.recipients {
@@ -183,10 +205,7 @@ impl Forward {
         let payload_count = reader.count()?;
         let mut payloads = Vec::with_capacity(reader.at_most(payload_count, 12));
         for _ in 0..payload_count {
-            let time_ms = reader.number()?;
-            let length = reader.count()?;
-            let json = text(reader.take(length)?)?.into();
-            payloads.push(Payload { time_ms, json });
+            payloads.push(reader.payload()?);
         }
         let recipient_count = reader.count()?;
         let mut recipients = Vec::with_capacity(reader.at_most(recipient_count, 7));
@@ -219,6 +238,12 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
     bytes.extend(length.to_be_bytes());
     bytes.extend(&text.as_bytes()[..usize::from(length)]);
+}
+
+fn put_payload(bytes: &mut Vec<u8>, payload: &Payload) {
+    bytes.extend(payload.time_ms.to_be_bytes());
+    put_count(bytes, payload.json.len());
+    bytes.extend(payload.json.as_bytes());
 }
 
 fn put_count(bytes: &mut Vec<u8>, count: usize) {
@@ -272,6 +297,13 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Result<&'a str, InvalidForward> {
         let length = usize::from(self.byte()?) << 8 | usize::from(self.byte()?);
         text(self.take(length)?)
+    }
+
+    fn payload(&mut self) -> Result<Payload, InvalidForward> {
+        let time_ms = self.number()?;
+        let length = self.count()?;
+        let json = text(self.take(length)?)?.into();
+        Ok(Payload { time_ms, json })
     }
 
     fn spot(&mut self) -> Result<Option<Spot>, InvalidForward> {

@@ -4,12 +4,16 @@
 //! |---|---|
 //! | `names` | every stream, consumer and subject, with the namespace in front |
 //! | `connect` | a connection that is kept, and what is known about it |
-//! | `streams` | `EVENTS` and `DEAD_LETTERS`: made, or compared with what the server has |
+//! | `streams` | `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made, or compared with what the server has |
 //! | `consumers` | one durable consumer a partition and one for what has no partition |
 //! | `pull` | pull requests and what the server answers |
 //! | `unreadable` | which stored messages the client library cannot read |
 //! | `forward` | the messages to a gateway, as bytes |
+//! | `broadcast` | the copy of an event for everyone, as bytes |
+//! | `broadcasts` | the stream of these copies, as a gateway follows it |
 
+mod broadcast;
+mod broadcasts;
 mod connect;
 mod consumers;
 mod error;
@@ -19,13 +23,17 @@ mod pull;
 mod streams;
 mod unreadable;
 
+pub use broadcast::{Broadcast, InvalidBroadcast};
+pub use broadcasts::{BroadcastsStream, Follower, assert_broadcasts, begin_time_line};
 pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
 pub use consumers::{
-    ACK_WAIT, Pending, Source, assert_consumers, next_stored, pending, remove_stored,
+    ACK_WAIT, Pending, Source, assert_consumers, next_broadcast, next_stored, pending,
+    remove_stored,
 };
 pub use error::BusError;
 pub use forward::{
-    Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot, encoded_bytes,
+    Announcement, Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot,
+    encoded_bytes,
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};

@@ -29,6 +29,27 @@ impl Names {
         format!("{}EVENTS", self.flat)
     }
 
+    pub fn broadcasts_stream(&self) -> String {
+        format!("{}BROADCASTS", self.flat)
+    }
+
+    pub fn broadcasts_subjects(&self) -> String {
+        format!("{}broadcasts.>", self.dotted)
+    }
+
+    /// Where the copy of an event for everyone goes.
+    pub fn broadcast(&self, event_type: &str, key: Option<&str>) -> String {
+        match key {
+            Some(key) => format!("{}broadcasts.{event_type}.{key}", self.dotted),
+            None => format!("{}broadcasts.{event_type}", self.dotted),
+        }
+    }
+
+    /// Where all gateways hear ephemeral messages for everyone.
+    pub fn all_gateways(&self) -> String {
+        format!("{}gateways.everyone", self.dotted)
+    }
+
     pub fn dead_letters_stream(&self) -> String {
         format!("{}DEAD_LETTERS", self.flat)
     }

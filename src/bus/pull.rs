@@ -34,6 +34,10 @@ pub struct Delivery {
     pub is_repeat: bool,
     /// When JetStream stored it, in milliseconds since 1970.
     pub time_ms: u64,
+    /// Deliveries of this consumer, counted from 1.
+    pub consumer_sequence: u64,
+    /// How many more the consumer has to deliver.
+    pub pending: u64,
 }
 
 /// What came out of waiting for a pull.
@@ -64,14 +68,16 @@ impl Pull {
     ///
     /// Where the client is closed.
     pub async fn new(bus: &Bus, source: Source) -> Result<Pull, BusError> {
+        let consumer = source.consumer(&bus.names);
+        Pull::of(bus, &bus.names.events_stream(), &consumer).await
+    }
+
+    /// The same for any consumer.
+    pub(super) async fn of(bus: &Bus, stream: &str, consumer: &str) -> Result<Pull, BusError> {
         let inbox = bus.client.new_inbox();
-        let stream = bus.names.events_stream();
         Ok(Pull {
             subscriber: bus.client.subscribe(inbox.clone()).await?,
-            subject: format!(
-                "$JS.API.CONSUMER.MSG.NEXT.{stream}.{}",
-                source.consumer(&bus.names)
-            ),
+            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             bus: bus.clone(),
             inbox,
             outstanding: 0,
@@ -189,6 +195,8 @@ impl Pull {
             sequence,
             is_repeat: delivered > 1,
             time_ms: u64::try_from(nanoseconds / 1_000_000).unwrap_or(0),
+            consumer_sequence: info.consumer_sequence,
+            pending: info.pending,
             message: message.message,
         }))
     }

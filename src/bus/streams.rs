@@ -1,5 +1,5 @@
-//! The streams `EVENTS` and `DEAD_LETTERS`: made where they are missing, else compared with what
-//! the server has.
+//! The streams `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made where they are missing, else
+//! compared with what the server has.
 //!
 //! Configurations are JSON values here, not the client library's type: a stream is widened by
 //! sending back what the server had, with fields the library may not know.
@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{info, warn};
 
-use super::{Bus, BusError};
+use super::{Bus, BusError, Names};
 
 /// `EVENTS` keeps messages this much longer than they may wait, so that mailboxes can be rebuilt
 /// from it (contract §6).
@@ -31,7 +31,7 @@ pub struct EventsStream {
     pub creation_ms: u64,
 }
 
-/// Sees to it that both streams exist as the contract asks; `ttl` is how long messages wait.
+/// Sees to it that all streams exist as the contract asks; `ttl` is how long messages wait.
 ///
 /// # Errors
 ///
@@ -61,8 +61,8 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
         }),
     };
     dead_letters.make_or_compare(bus).await?;
-    let found = events.make_or_compare(bus).await?;
-    let found = events.widen(bus, found).await?;
+    wanted_broadcasts(names, ttl).made(bus).await?;
+    let found = events.made(bus).await?;
     for limit in ["max_msgs", "max_bytes"] {
         if found.config[limit].as_i64().unwrap_or(-1) > 0 {
             warn!(
@@ -71,15 +71,27 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
             );
         }
     }
-    let created = OffsetDateTime::parse(&found.created, &Rfc3339)
-        .map_err(|error| BusError::Unreachable(format!("creation of the stream: {error}")))?;
     Ok(EventsStream {
-        creation_ms: u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
+        creation_ms: found.creation_ms()?,
     })
 }
 
+/// `BROADCASTS`, which the workers fill and the gateways follow; either makes it.
+pub(super) fn wanted_broadcasts(names: &Names, ttl: Duration) -> Wanted {
+    Wanted {
+        name: names.broadcasts_stream(),
+        age: ttl.saturating_add(EVENTS_AGE_MARGIN),
+        config: json!({
+            "subjects": [names.broadcasts_subjects()],
+            "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
+            "no_ack": false,
+        }),
+        only_when_made: json!({}),
+    }
+}
+
 /// A stream as it is asked for.
-struct Wanted {
+pub(super) struct Wanted {
     name: String,
     age: Duration,
     /// Fields that must be as they are here, also in a stream that an operator made.
@@ -89,13 +101,45 @@ struct Wanted {
 
 /// A stream as the server has it.
 #[derive(Deserialize)]
-struct Found {
-    config: Value,
+pub(super) struct Found {
+    pub config: Value,
     /// RFC 3339.
     created: String,
+    #[serde(default)]
+    pub state: FoundState,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct FoundState {
+    #[serde(default)]
+    pub first_seq: u64,
+    #[serde(default)]
+    pub last_seq: u64,
+}
+
+impl Found {
+    /// Milliseconds since 1970.
+    pub fn creation_ms(&self) -> Result<u64, BusError> {
+        let created = OffsetDateTime::parse(&self.created, &Rfc3339)
+            .map_err(|error| BusError::Unreachable(format!("creation of the stream: {error}")))?;
+        Ok(u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
+    }
 }
 
 impl Wanted {
+    /// Makes the stream or compares it, and widens its age.
+    pub async fn made(&self, bus: &Bus) -> Result<Found, BusError> {
+        let found = self.make_or_compare(bus).await?;
+        self.widen(bus, found).await
+    }
+
+    /// Sends back the configuration that the server had, with something in it changed.
+    pub async fn update(&self, bus: &Bus, config: &Value) -> Result<Found, BusError> {
+        let found = call(bus, "UPDATE", &self.name, config).await?;
+        self.compare(&found.config)?;
+        Ok(found)
+    }
+
     async fn make_or_compare(&self, bus: &Bus) -> Result<Found, BusError> {
         let found = match call(bus, "INFO", &self.name, &json!({})).await {
             Err(BusError::NotFound(_)) => self.make(bus).await?,
@@ -165,8 +209,7 @@ impl Wanted {
         }
         let mut config = found.config;
         config["max_age"] = json!(wanted);
-        let found = call(bus, "UPDATE", &self.name, &config).await?;
-        self.compare(&found.config)?;
+        let found = self.update(bus, &config).await?;
         if !is_enough(&found.config) {
             return Err(BusError::Unsuitable(format!(
                 "the NATS stream {} has max_age = {}, expected at least {wanted} (nanoseconds)",

@@ -31,7 +31,7 @@ pub struct PublishArguments {
     /// Ordering key, usually the entity's id: events with one key keep their order
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     key: Option<String>,
-    /// Users who get it, comma-separated
+    /// Users who get it, comma-separated [default: everyone]
     #[arg(long, value_name = "USERS", value_delimiter = ',')]
     to: Option<Vec<String>>,
     /// User who gets nothing, usually the one who caused it
@@ -66,7 +66,9 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     data: &'a RawValue,
-    target_user_ids: &'a [String],
+    /// Left out: everyone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_user_ids: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exclude_user_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,11 +115,6 @@ fn prepare(arguments: &PublishArguments, limits: &Limits) -> Result<Publication,
         |error: &dyn std::fmt::Display| UsageError(format!("the event is refused: {error}"));
     let address = Address::new(&arguments.event_type, arguments.key.as_deref())
         .map_err(|refusal| refused(&refusal))?;
-    let Some(targets) = arguments.to.as_deref() else {
-        return Err(UsageError(
-            "missing --to <USERS>: this version publishes no events for everyone".to_owned(),
-        ));
-    };
     let data = serde_json::from_str::<&RawValue>(&arguments.data).map_err(|error| {
         UsageError(format!(
             "--data is no JSON: {error}; a text needs quotes: --data '\"text\"'"
@@ -126,7 +123,7 @@ fn prepare(arguments: &PublishArguments, limits: &Limits) -> Result<Publication,
     let body = Body {
         id: arguments.id.as_deref(),
         data,
-        target_user_ids: targets,
+        target_user_ids: arguments.to.as_deref(),
         exclude_user_id: arguments.exclude.as_deref(),
         ttl_seconds: arguments.ttl,
         priority: arguments.priority.as_deref(),
@@ -271,7 +268,6 @@ mod tests {
     #[test]
     fn a_bad_event_is_refused_before_anything_is_sent() {
         for (flags, named) in [
-            ("--type a --data 1", "--to"),
             ("--type a --to b --data {", "--data"),
             ("--type a --to b --data 1,\"targetUserIds\":null", "--data"),
             ("--type A --to b --data 1", "type: "),

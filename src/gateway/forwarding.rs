@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, select};
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
@@ -24,7 +25,7 @@ const LINKS_MAX: usize = 1_000;
 /// A bus with the node's subscription on it.
 pub struct Subscription {
     bus: Bus,
-    subscriber: async_nats::Subscriber,
+    subscriber: BoxStream<'static, async_nats::Message>,
 }
 
 impl Subscription {
@@ -44,11 +45,14 @@ pub async fn subscribe(
         let bus = bus::connect_reporting(config, shutdown, report).await?;
         let subject = bus.names.gateway(&node.name, &node.incarnation);
         let subscribed = async {
-            let subscriber = (bus.client.subscribe(subject).await)
-                .map_err(|error| BusError::Unreachable(error.to_string()))?;
+            let unreachable =
+                |error: &dyn std::fmt::Display| BusError::Unreachable(error.to_string());
+            let own = (bus.client.subscribe(subject).await).map_err(|error| unreachable(&error))?;
+            let all = bus.client.subscribe(bus.names.all_gateways()).await;
+            let all = all.map_err(|error| unreachable(&error))?;
             // The server knows of the subscription once it answered what came after it.
-            (bus.client.flush().await).map_err(|error| BusError::Unreachable(error.to_string()))?;
-            Ok::<_, BusError>(subscriber)
+            (bus.client.flush().await).map_err(|error| unreachable(&error))?;
+            Ok::<_, BusError>(select(own, all).boxed())
         };
         match subscribed.await {
             Ok(subscriber) => {
@@ -129,6 +133,13 @@ fn receive(node: &Arc<Node>, links: &mut HashMap<String, u64>, payload: &bytes::
         }
         Ok(GatewayMessage::Replace(replace)) => {
             (node.registry).signal(&replace.user, Some(replace.number), Signal::Replaced);
+        }
+        Ok(GatewayMessage::Announcement(announcement)) => {
+            let payload = announcement.payload;
+            (node.registry).announce(announcement.exclude.as_deref(), || Item::Ephemeral {
+                time_ms: payload.time_ms,
+                json: Arc::clone(&payload.json),
+            });
         }
         // What it forwarded is in the mailboxes.
         Err(error) => {

@@ -2,10 +2,12 @@
 //!
 //! `listener` accepts, `websocket` lets in and upgrades, `connection` runs one socket with the
 //! session machine, `registry` knows who is here, `forwarding` hands on what workers send,
-//! `presence` keeps the node's lease and the set of its users.
+//! `broadcasts` follows the events for everyone into the `ring`, `presence` keeps the node's lease
+//! and the set of its users.
 
 mod allowance;
 mod auth;
+mod broadcasts;
 mod connection;
 mod demo;
 mod forwarding;
@@ -16,12 +18,15 @@ mod outbox;
 mod presence;
 mod refusal;
 mod registry;
+mod ring;
+mod store_clock;
 mod websocket;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::{AllowedOrigins, Auth, InvalidKey};
@@ -74,7 +79,7 @@ pub async fn run(
 ) -> Result<(), GatewayError> {
     health.set("bus", Err("not connected yet".to_owned()));
     health.set("store", Err("not connected yet".to_owned()));
-    let message_ttl = config.store.ttl;
+    let (message_ttl, cap) = (config.store.ttl, config.store.cap);
     let store = Store::open(config.store, Arc::clone(&metrics))?;
     let node = Arc::new(Node::new(Parts {
         name: config.node,
@@ -85,6 +90,7 @@ pub async fn run(
         origins: config.origins,
         is_demo: config.demo,
         message_ttl,
+        cap,
     }));
     // Ends the listener and the tasks below when this function returns.
     let ended = CancellationToken::new();
@@ -119,6 +125,14 @@ async fn serve(
     // to it arrive. Requests are let in once there is a bus, so the lease comes before that.
     let subscription = forwarding::subscribe(node, bus, ended).await?;
     let epoch = presence::begin(node).await?;
+    let (loaded, mut is_loaded) = watch::channel(false);
+    let follow = broadcasts::follow(Arc::clone(node), bus.clone(), loaded, ended.clone());
+    let mut follow = std::pin::pin!(follow);
+    // A device that comes back before its ring is there would be told that all is well.
+    tokio::select! {
+        result = &mut follow => return Ok(result?),
+        _ = is_loaded.wait_for(|is_loaded| *is_loaded) => {}
+    }
     node.set_bus(Some(subscription.bus()));
     tracing::info!(
         node = &*node.name,
@@ -128,6 +142,7 @@ async fn serve(
     let forwards = forwarding::run(Arc::clone(node), subscription, bus.clone(), ended.clone());
     tokio::select! {
         result = forwards => Ok(result?),
+        result = follow => Ok(result?),
         error = presence::keep(Arc::clone(node), epoch) => Err(error.into()),
     }
 }

@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::auth::{AllowedOrigins, Auth};
 use super::presence::Changes;
 use super::registry::Registry;
+use super::ring::Ring;
+use super::store_clock::StoreClock;
 use crate::bus::Bus;
 use crate::mailbox::Store;
 use crate::telemetry::{Health, Metrics};
@@ -26,6 +29,11 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     pub health: Health,
     pub registry: Registry,
+    /// The events for everyone.
+    pub ring: Ring,
+    /// Wakes the task that fills the ring: the stream may be another one.
+    pub ring_doubted: Notify,
+    pub store_clock: StoreClock,
     pub presence: Changes,
     pub auth: Auth,
     pub origins: AllowedOrigins,
@@ -52,6 +60,8 @@ pub struct Parts {
     pub origins: AllowedOrigins,
     pub is_demo: bool,
     pub message_ttl: Duration,
+    /// Most messages of one kind that wait for a user.
+    pub cap: u64,
 }
 
 impl Node {
@@ -63,6 +73,9 @@ impl Node {
             metrics: parts.metrics,
             health: parts.health,
             registry: Registry::default(),
+            ring: Ring::new(parts.cap),
+            ring_doubted: Notify::new(),
+            store_clock: StoreClock::default(),
             presence: Changes::default(),
             auth: parts.auth,
             origins: parts.origins,

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::broadcasts;
 use super::node::Node;
+use super::ring::ReadLimits;
 use crate::event::UserId;
 use crate::mailbox::{
     ConnectionId, Counters, Link, MailboxError, Page, PageRequest, Register, Registered,
 };
 use crate::protocol::{Everyone, FRAME_MESSAGE_BYTES_MAX, FRAME_MESSAGES_MAX, Life, Position};
-use crate::session::{PageRead, Placed, Registration, Run};
+use crate::session::{EveryoneRead, PageRead, Placed, Registration, Run, Waiting};
 
 /// Who a connection is.
 #[derive(Debug, Clone)]
@@ -35,17 +37,32 @@ pub type Reading = BoxFuture<'static, Result<Answer, MailboxError>>;
 pub type Writing = BoxFuture<'static, Result<(), MailboxError>>;
 
 /// Registers a connection for the first time.
+///
+/// A place among the events for everyone that the stream lost is no place: in the client's cursor
+/// it is not counted, and a stored one is taken back.
 pub async fn register_first(
     node: &Node,
     peer: &Peer,
-    cursor: Option<Position>,
+    mut cursor: Option<Position>,
 ) -> Result<Registered, MailboxError> {
+    if let Some(position) = &mut cursor {
+        let everyone = &mut position.places.everyone;
+        *everyone = broadcasts::known_place(node, *everyone).await?;
+    }
     let link = node.store.connect().await?;
     let request = Register {
         cursor,
-        ..register_request(peer)
+        ..register_request(node, peer)
     };
-    link.register(&peer.user, &request).await
+    let mut registered = link.register(&peer.user, &request).await?;
+    let stored = registered.start;
+    let known = broadcasts::known_place(node, stored.places.everyone).await?;
+    if known != stored.places.everyone {
+        link.lose_everyone(&peer.user, &peer.device, &stored)
+            .await?;
+        registered.start.places.everyone = known;
+    }
+    Ok(registered)
 }
 
 /// Registers a connection anew, from what the store has.
@@ -62,21 +79,21 @@ pub fn register_again(
             order: Some(order),
             session_life: life,
             cursor,
-            ..register_request(&peer)
+            ..register_request(&node, &peer)
         };
         let registered = link.register(&peer.user, &request).await?;
         Ok(Answer::Registered(registered))
     })
 }
 
-fn register_request(peer: &Peer) -> Register {
+fn register_request(node: &Node, peer: &Peer) -> Register {
     Register {
         device: Arc::clone(&peer.device),
         connection: peer.id.clone(),
         order: None,
         session_life: None,
         cursor: None,
-        newest_everyone: Everyone::default(),
+        newest_everyone: node.ring.newest(),
         page: PageRequest {
             messages_max: FRAME_MESSAGES_MAX,
             bytes_max: FRAME_MESSAGE_BYTES_MAX,
@@ -99,7 +116,7 @@ pub fn read_page(
             bytes_max: FRAME_MESSAGE_BYTES_MAX,
         };
         let (counters, page) = (link.page(&peer.user, &peer.device, &after, request)).await?;
-        let read = page_read(counters, page);
+        let read = page_read(&node, &peer, &after, counters, page);
         Ok(Answer::Page { number, read })
     })
 }
@@ -135,25 +152,42 @@ async fn link_of(node: &Node, position: &Position) -> Result<Link, MailboxError>
 }
 
 /// What the session machine needs of a registration.
-pub fn registration(registered: Registered) -> Registration {
+pub fn registration(node: &Node, peer: &Peer, registered: Registered) -> Registration {
+    let Registered {
+        counters, start, ..
+    } = registered;
+    let everyone = start.places.everyone;
+    let user = peer.user.as_str();
+    let waiting = node.ring.pending(everyone, user, counters.now_ms);
     Registration {
-        start: registered.start,
-        pending: registered.pending,
+        start,
+        pending: registered.pending + waiting,
         store_lost: registered.store_lost,
-        read: page_read(registered.counters, registered.page),
+        read: page_read(node, peer, &start, counters, registered.page),
     }
 }
 
-fn page_read(counters: Counters, page: Page) -> PageRead {
+/// A page of the mailbox, and what follows the position among the events for everyone.
+fn page_read(
+    node: &Node,
+    peer: &Peer,
+    after: &Position,
+    counters: Counters,
+    page: Page,
+) -> PageRead {
+    node.store_clock.heard(counters.now_ms);
     let run = page.lane.map(|lane| Run {
         lane,
         evicted: page.evicted,
         expired: page.expired,
         messages: (page.entries.into_iter())
-            .map(|entry| Placed {
-                place: entry.place,
-                time_ms: entry.time_ms,
-                json: entry.json,
+            .map(|entry| Waiting {
+                key: entry.key,
+                message: Placed {
+                    place: entry.place,
+                    time_ms: entry.time_ms,
+                    json: entry.json,
+                },
             })
             .collect(),
     });
@@ -163,5 +197,15 @@ fn page_read(counters: Counters, page: Page) -> PageRead {
         acknowledged: counters.acknowledged,
         acknowledged_ms: counters.acknowledged_ms,
         run,
+        everyone: read_everyone(node, peer, after.places.everyone, counters.now_ms),
     }
+}
+
+/// What follows a place among the events for everyone; at most one frame of it.
+pub fn read_everyone(node: &Node, peer: &Peer, after: Everyone, now_ms: u64) -> EveryoneRead {
+    let limits = ReadLimits {
+        messages_max: FRAME_MESSAGES_MAX,
+        bytes_max: FRAME_MESSAGE_BYTES_MAX,
+    };
+    (node.ring).read(after, peer.user.as_str(), now_ms, limits)
 }

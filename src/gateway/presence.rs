@@ -68,6 +68,7 @@ pub async fn begin(node: &Node) -> Result<Epoch, PresenceError> {
         let result = async {
             let link = node.store.connect().await?;
             lease::take(&link, &node.name, &node.incarnation).await?;
+            node.store_clock.heard(link.now_ms().await?);
             // What a process of this name left behind.
             forget_online(node, &link).await?;
             Ok(link.epoch())

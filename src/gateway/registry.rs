@@ -162,6 +162,21 @@ impl Registry {
         busy
     }
 
+    /// Hands an ephemeral item to every connection of this node but one user's. Who is too busy
+    /// goes without.
+    pub fn announce(&self, exclude: Option<&str>, item: impl Fn() -> Item) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (user, handles) in shard.iter() {
+                if exclude != Some(&**user) {
+                    for handle in handles {
+                        let _ = handle.queue.try_send(item());
+                    }
+                }
+            }
+        }
+    }
+
     /// Tells one connection, or all of a user where `number` is `None`.
     pub fn signal(&self, user: &str, number: Option<u64>, signal: Signal) {
         for handle in self.shard(user).get(user).into_iter().flatten() {

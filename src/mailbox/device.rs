@@ -8,7 +8,7 @@ use super::link::{ConnectionId, Link, random_life};
 use super::reply::Reply;
 use super::{DEVICES_MAX, MailboxError, NUMBER_MAX, scripts};
 use crate::event::UserId;
-use crate::protocol::{Everyone, Lane, Life, Places, Position};
+use crate::protocol::{EventKey, Everyone, Lane, Life, Places, Position};
 use crate::telemetry::MailboxOperation;
 
 /// A connection that wants to be known.
@@ -84,6 +84,8 @@ pub struct Page {
 /// One message of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageEntry {
+    /// Orders it. One that somebody wrote by hand may be none: that comes first.
+    pub key: EventKey,
     pub place: u64,
     pub time_ms: u64,
     pub json: Arc<str>,
@@ -234,6 +236,27 @@ impl Link {
         Ok(())
     }
 
+    /// Takes the device's place among the events for everyone back to [`Everyone::LOST`], where it
+    /// is still that of `position`. Acknowledgements only move it forward. Errors: as
+    /// [`Link::page`].
+    pub async fn lose_everyone(
+        &self,
+        user: &UserId,
+        device: &str,
+        position: &Position,
+    ) -> Result<(), MailboxError> {
+        let mut script = self.script(&scripts::LOSE_EVERYONE, user);
+        script
+            .arg(position.epoch.to_string())
+            .arg(position.life.0.to_string())
+            .arg(device);
+        for place in [position.places.everyone, Everyone::LOST] {
+            script.arg(place.creation).arg(place.sequence);
+        }
+        self.call(MailboxOperation::Ack, user, &script).await?;
+        Ok(())
+    }
+
     /// Says again that a connection is there; returns the last place in each lane. Errors: as
     /// [`Link::page`], and [`MailboxError::UnknownDevice`] (register anew),
     /// [`MailboxError::Replaced`].
@@ -318,6 +341,7 @@ fn read_page(mut reply: Reply) -> Result<Page, MailboxError> {
         let entry = ReadEntry::parse(text)
             .ok_or_else(|| MailboxError::Unexpected("a list entry of another form".to_owned()))?;
         let page_entry = PageEntry {
+            key: entry.key.parse().unwrap_or_default(),
             place,
             time_ms: entry.time_ms,
             json: entry.json.into(),

@@ -4,26 +4,12 @@
 //! and expiry in milliseconds since 1970 (13 digits each), one character of flags. The scripts cut
 //! the head by position and never look at the JSON.
 
-use std::fmt;
 use std::sync::Arc;
+
+use crate::protocol::EventKey;
 
 const HEAD_CHARACTERS: usize = 60;
 const TIME_MS_MAX: u64 = 9_999_999_999_999;
-
-/// What orders and names an event: when its stream was created, and its place there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventKey {
-    /// Creation of the stream, milliseconds since 1970; below 2^44.
-    pub creation_ms: u64,
-    pub sequence: u64,
-}
-
-impl fmt::Display for EventKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let creation = self.creation_ms & 0xfff_ffff_ffff;
-        write!(formatter, "{creation:011x}{:016x}", self.sequence)
-    }
-}
 
 /// One message as it waits, encoded once and shared by all the mailboxes it goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -118,6 +118,13 @@ impl Link {
         error
     }
 
+    /// Redis's clock, milliseconds since 1970.
+    pub async fn now_ms(&self) -> Result<u64, MailboxError> {
+        let time = redis::cmd("TIME").query_async(&mut self.raw()).await;
+        let (seconds, microseconds): (u64, u64) = time.map_err(|error| self.judge(error))?;
+        Ok(seconds * 1_000 + microseconds / 1_000)
+    }
+
     /// Where the users are connected, in the order asked. At most a few thousand users a call.
     /// A user whose mailbox is damaged counts as not connected; the next append repairs it.
     pub async fn connections(

@@ -17,9 +17,10 @@ mod reply;
 mod scripts;
 mod store;
 
+pub use crate::protocol::EventKey;
 pub use append::{Append, Appended};
 pub use device::{Counters, Page, PageEntry, PageRequest, Register, Registered};
-pub use entry::{Entry, EventKey};
+pub use entry::Entry;
 pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};

@@ -17,6 +17,7 @@ macro_rules! script {
 
 script!(ACK, "ack.lua");
 script!(APPEND_ONCE, "append_once.lua");
+script!(LOSE_EVERYONE, "lose_everyone.lua");
 script!(PAGE, "reading.lua", "page.lua");
 script!(REASSERT, "reassert.lua");
 script!(REGISTER, "reading.lua", "register.lua");

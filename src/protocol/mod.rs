@@ -13,7 +13,9 @@ pub use close::CloseCode;
 pub use cursor::{CURSOR_CHARACTERS_MAX, Cursor, InvalidCursor};
 pub use frame::{ClientFrame, InvalidFrame, MissedReason, ServerFrame, Welcome};
 pub use message::{Message, format_time};
-pub use position::{Epoch, Everyone, InvalidEpoch, Lane, Life, Places, Position};
+pub use position::{
+    Epoch, EventKey, Everyone, InvalidEpoch, InvalidEventKey, Lane, Life, Places, Position,
+};
 
 /// Most bytes in one frame from a client (contract §4).
 pub const CLIENT_FRAME_BYTES_MAX: usize = 64 * 1024;

@@ -1,6 +1,7 @@
 //! A place in a mailbox, and what makes it comparable: the store's epoch and the mailbox's life.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// One of the two lists of a mailbox. Each has its own counter, cap and cursors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,12 +76,20 @@ pub struct InvalidEpoch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Life(pub u64);
 
-/// A place in the stream `BROADCASTS`: when the stream was created (milliseconds since 1970) and
-/// the sequence.
+/// A place in the stream `BROADCASTS`: its time line, which is when the stream was created
+/// (milliseconds since 1970) or something later, and the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct Everyone {
     pub creation: u64,
     pub sequence: u64,
+}
+
+impl Everyone {
+    /// Before all that any stream ever held: what follows it is told as lost.
+    pub const LOST: Everyone = Everyone {
+        creation: 1,
+        sequence: 0,
+    };
 }
 
 /// How far a device has come in every lane.
@@ -115,6 +124,41 @@ impl Places {
         }
     }
 }
+
+/// What orders and names an event: when its stream was created, and its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct EventKey {
+    /// Creation of the stream, milliseconds since 1970; below 2^44.
+    pub creation_ms: u64,
+    pub sequence: u64,
+}
+
+impl fmt::Display for EventKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let creation = self.creation_ms & 0xfff_ffff_ffff;
+        write!(formatter, "{creation:011x}{:016x}", self.sequence)
+    }
+}
+
+impl FromStr for EventKey {
+    type Err = InvalidEventKey;
+
+    fn from_str(text: &str) -> Result<EventKey, InvalidEventKey> {
+        if text.len() != 27 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(InvalidEventKey);
+        }
+        let number = |digits: &str| u64::from_str_radix(digits, 16).map_err(|_| InvalidEventKey);
+        Ok(EventKey {
+            creation_ms: number(&text[..11])?,
+            sequence: number(&text[11..])?,
+        })
+    }
+}
+
+/// The text is not 27 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an event's key must be 27 hexadecimal digits")]
+pub struct InvalidEventKey;
 
 /// A place that proves a prefix: equal positions mean equal prefixes (invariant I3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

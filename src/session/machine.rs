@@ -1,15 +1,20 @@
 //! The machine itself: its phases and what moves it between them.
 
 mod acknowledging;
+mod everyone;
+mod merging;
 mod sending;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::sending::first_time;
+use self::everyone::ToldMissed;
+use self::sending::{Outgoing, first_time};
 use super::window::Window;
 use super::{Effect, Forwarded, HELD_FORWARDS_MAX, Identity, PageRead, Placed, Registration};
-use crate::protocol::{CloseCode, Epoch, FRAME_MESSAGES_MAX, Lane, Life, MissedReason, Position};
+use crate::protocol::{
+    CloseCode, Epoch, Everyone, FRAME_MESSAGES_MAX, Lane, Life, MissedReason, Position,
+};
 
 /// One connection, from its first registration to its close.
 #[derive(Debug)]
@@ -25,6 +30,9 @@ pub struct Session {
     early_ack: Option<Position>,
     /// The last places when the connection began: up to here, messages are a replay.
     backlog: [u64; 2],
+    everyone_backlog: Everyone,
+    /// What was told as missed among the events for everyone, until it is acknowledged.
+    everyone_missed: ToldMissed,
     replayed: u64,
     live_was_told: bool,
     /// Forwards beyond a missing one, by place.
@@ -74,6 +82,8 @@ impl Session {
             acknowledged: None,
             early_ack: None,
             backlog: [0, 0],
+            everyone_backlog: Everyone::default(),
+            everyone_missed: ToldMissed::default(),
             replayed: 0,
             live_was_told: false,
             held: [BTreeMap::new(), BTreeMap::new()],
@@ -104,6 +114,7 @@ impl Session {
         let mut effects = Vec::new();
         if self.position.is_none() {
             effects.push(self.welcome(start, registration.pending));
+            self.everyone_backlog = registration.read.everyone.newest;
         }
         let (position, acknowledge) = self.start_from(start, registration.read.last);
         effects.extend(acknowledge);
@@ -119,7 +130,7 @@ impl Session {
         // The page follows the start, where the session may be beyond; and what was in flight
         // before may leave no room for it.
         let messages = (registration.read.run.as_ref()).map_or(0, |run| run.messages.len());
-        let is_next = position.places.own == start.places.own && self.window.takes(messages);
+        let is_next = position.places == start.places && self.window.takes(messages);
         effects.extend(match is_next {
             true => self.take_page(registration.read),
             false => self.read_on(),
@@ -289,15 +300,15 @@ impl Session {
             // The run follows the older position: what lies between would count as missed.
             return self.read_on();
         }
-        let mut effects = match read.run {
-            Some(run) => self.send_run(run, read.now_ms),
-            None => self.tell_live(),
-        };
+        let everyone_newest = read.everyone.newest;
+        let mut effects = self.send_page(read.run, read.everyone, read.last, read.now_ms);
+        effects.extend(self.tell_live());
         // The end of the lists, and all that was heard of meanwhile lies before it: what comes
         // next is forwarded to this connection.
         let is_end = self.has_reached(read.last)
             && self.has_reached(self.unread.places)
-            && !self.unread.anything;
+            && !self.unread.anything
+            && (self.position).is_some_and(|at| at.places.everyone >= everyone_newest);
         match is_end {
             true => self.phase = Phase::Live,
             false => effects.extend(self.read_on()),
@@ -388,7 +399,7 @@ impl Session {
         if self.window.room() == 0 {
             return self.reconcile();
         }
-        self.send_messages(lane, vec![message], false)
+        self.send_messages(vec![Outgoing::own(lane, message)], false)
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use machine::Session;
 
-use crate::protocol::{CloseCode, Epoch, Lane, Life, Position, ServerFrame};
+use crate::protocol::{CloseCode, Epoch, EventKey, Everyone, Lane, Life, Position, ServerFrame};
 
 /// Most forwards kept while an earlier one is missing; one more falls back to the mailbox.
 pub const HELD_FORWARDS_MAX: usize = 16;
@@ -61,6 +61,8 @@ pub struct PageRead {
     pub acknowledged_ms: u64,
     /// `None` where nothing follows the position in any lane.
     pub run: Option<Run>,
+    /// What follows the position among the events for everyone.
+    pub everyone: EveryoneRead,
 }
 
 /// What follows the position in one lane: places that are gone, then messages without a hole.
@@ -69,8 +71,54 @@ pub struct Run {
     pub lane: Lane,
     pub evicted: u64,
     pub expired: u64,
-    /// In the order they are sent; their places are those that follow the gone ones, in any order.
-    pub messages: Vec<Placed>,
+    /// By their keys, which is the order they are sent in; their places are those that follow the
+    /// gone ones, in any order.
+    pub messages: Vec<Waiting>,
+}
+
+/// What follows a place among the events for everyone, for one user: what is gone, then messages.
+#[derive(Debug, Clone, Default)]
+pub struct EveryoneRead {
+    /// The place belongs to another stream, or one that lost what the device has seen.
+    pub store_lost: bool,
+    /// Where the rest starts: the place itself, unless `store_lost`.
+    pub start: Everyone,
+    /// What the cap evicted; the expired ones follow.
+    pub evicted: Gone,
+    pub expired: Gone,
+    /// In the order of their sequences; those that the user does not get are left out.
+    pub messages: Vec<EveryonePlaced>,
+    /// The place that the messages lead to, and what was left out with them.
+    pub end: Everyone,
+    /// The newest place at that moment.
+    pub newest: Everyone,
+    /// True where more follows the messages.
+    pub has_more: bool,
+}
+
+/// Events for everyone that will not come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gone {
+    pub count: u64,
+    /// The last sequence of them.
+    pub end: u64,
+}
+
+/// A message for everyone at its place.
+#[derive(Debug, Clone)]
+pub struct EveryonePlaced {
+    pub sequence: u64,
+    /// Of the original, which orders it among the user's own messages.
+    pub key: EventKey,
+    pub time_ms: u64,
+    pub json: Arc<str>,
+}
+
+/// A message of a page.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub key: EventKey,
+    pub message: Placed,
 }
 
 /// A message at its place.
@@ -110,9 +158,16 @@ pub enum Effect {
         frame: ServerFrame,
         times_ms: Vec<u64>,
     },
-    /// Store the newest acknowledgement, within a second; it stands for this many messages more
-    /// (those without a place are not counted). May follow [`Effect::Close`].
-    Acknowledge { position: Position, messages: u64 },
+    /// Store the newest acknowledgement; it stands for this many messages more (those without a
+    /// place are not counted). Within a second where it is `urgent`; else it only moves the place
+    /// among the events for everyone, and goes with the next one, at the end of the connection, or
+    /// within minutes: an event for everyone must not cost a write a user. May follow
+    /// [`Effect::Close`].
+    Acknowledge {
+        position: Position,
+        messages: u64,
+        urgent: bool,
+    },
     /// Call [`Session::hold_expired`] after [`HOLD_MILLISECONDS`].
     Hold,
     /// A forward came from another time line: compare Redis's epoch with the session's, then call

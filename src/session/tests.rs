@@ -1,15 +1,19 @@
 //! The machine driven directly: every transition, one behaviour a test, then random walks.
 
 mod acknowledging;
+mod everyone;
 mod forwarding;
+mod merging;
 mod missed;
 mod registering;
 mod replaying;
 mod walk;
 mod window;
 
-use super::{Effect, Forwarded, Identity, PageRead, Placed, Registration, Run, Session};
-use crate::protocol::{Cursor, Epoch, Everyone, Lane, Life, Places, Position, ServerFrame};
+use super::{Effect, Forwarded, Identity, PageRead, Placed, Registration, Run, Session, Waiting};
+use crate::protocol::{
+    Cursor, Epoch, EventKey, Everyone, Lane, Life, Places, Position, ServerFrame,
+};
 
 const NOW_MS: u64 = 1_000_000;
 
@@ -107,8 +111,13 @@ fn shown(effect: &Effect) -> String {
             ..
         } => format!("read {messages_max} after {}", places_of(after)),
         Effect::Send { frame, .. } => shown_frame(frame),
-        Effect::Acknowledge { position, messages } => {
-            format!("acknowledge {}, {messages} more", places_of(position))
+        Effect::Acknowledge {
+            position,
+            messages,
+            urgent,
+        } => {
+            let pace = if *urgent { "" } else { ", at leisure" };
+            format!("acknowledge {}, {messages} more{pace}", places_of(position))
         }
         Effect::Hold => "hold".to_owned(),
         Effect::CheckEpoch => "check the epoch".to_owned(),
@@ -153,15 +162,20 @@ fn shown_frame(frame: &ServerFrame) -> String {
     }
 }
 
-/// Places normal and high; `told` where the cursor says that `store_lost` was told.
+/// Places normal and high, and among the events for everyone, if there is one; `told` where the
+/// cursor says that `store_lost` was told.
 fn places_of(position: &Position) -> String {
     let [normal, high] = position.places.own;
+    let everyone = match position.places.everyone {
+        Everyone { creation: 0, .. } => String::new(),
+        Everyone { creation, sequence } => format!(",{creation}/{sequence}"),
+    };
     let told = if position.store_lost_told {
         " told"
     } else {
         ""
     };
-    format!("{normal},{high}{told}")
+    format!("{normal},{high}{everyone}{told}")
 }
 
 fn epoch(number: u8) -> Epoch {
@@ -194,6 +208,22 @@ fn message(lane: Lane, place: u64) -> Placed {
     }
 }
 
+/// The message as a page has it; its key orders it as its time does.
+fn waiting(lane: Lane, place: u64) -> Waiting {
+    let message = message(lane, place);
+    Waiting {
+        key: key(message.time_ms),
+        message,
+    }
+}
+
+fn key(sequence: u64) -> EventKey {
+    EventKey {
+        creation_ms: 1,
+        sequence,
+    }
+}
+
 fn forward(lane: Lane, place: u64) -> Forwarded {
     Forwarded {
         epoch: epoch(1),
@@ -208,7 +238,7 @@ fn run(lane: Lane, places: std::ops::RangeInclusive<u64>) -> Run {
         lane,
         evicted: 0,
         expired: 0,
-        messages: places.map(|place| message(lane, place)).collect(),
+        messages: places.map(|place| waiting(lane, place)).collect(),
     }
 }
 

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::append::append_all;
+use super::copy::{Copy, copy_all};
 use super::dead_letter::DeadLetter;
 use super::outbox::Outbox;
 use super::{Shared, WorkerError};
-use crate::bus::{Delivery, Payload, Spot};
+use crate::bus::{Announcement, Broadcast, Delivery, GatewayMessage, Payload, Spot};
 use crate::event::{Address, Audience, Event, Priority, Refusal, UserId, is_message_id};
 use crate::mailbox::{Append, Appended, Connection, Entry, EventKey, Link};
 use crate::protocol::{Lane, Message};
@@ -43,8 +44,15 @@ pub(super) struct Routed {
 }
 
 enum Keeping {
-    Stored { lane: Lane, entry: Entry },
+    Stored {
+        lane: Lane,
+        entry: Entry,
+    },
     Ephemeral,
+    /// Copied once for everyone.
+    Everyone(Copy),
+    /// Told once to all gateways.
+    Announced(Announcement),
 }
 
 impl Routed {
@@ -88,12 +96,6 @@ fn route(
 ) -> Result<Routed, Refusal> {
     let address = Address::parse(publishers_subject)?;
     let event = Event::parse(&address, &delivery.message.payload, &shared.limits)?;
-    let Audience::Users(targets) = event.audience else {
-        return Err(Refusal::new(
-            "targetUserIds",
-            "must name the users: events for everyone are not built yet",
-        ));
-    };
     let is_high = event.priority == Priority::High;
     let json = Message {
         id: &message_id(event.id, delivery),
@@ -104,29 +106,49 @@ fn route(
         high_priority: is_high,
     }
     .to_json();
-    let keeping = match event.ephemeral {
-        true => Keeping::Ephemeral,
-        false => {
-            let ttl = event.ttl.unwrap_or(shared.limits.ttl_max);
-            let ttl_ms = u64::try_from(ttl.min(shared.limits.ttl_max).as_millis());
-            let key = EventKey {
-                creation_ms,
-                sequence: delivery.sequence,
+    let ttl = event.ttl.unwrap_or(shared.limits.ttl_max);
+    let ttl_ms = u64::try_from(ttl.min(shared.limits.ttl_max).as_millis()).unwrap_or(u64::MAX);
+    let expires_ms = delivery.time_ms.saturating_add(ttl_ms);
+    let key = EventKey {
+        creation_ms,
+        sequence: delivery.sequence,
+    };
+    let payload = Payload {
+        time_ms: delivery.time_ms,
+        json: json.into(),
+    };
+    let exclude = event.exclude.map(|user| user.shared());
+    let (targets, keeping) = match (event.audience, event.ephemeral) {
+        (Audience::Users(targets), true) => (targets, Keeping::Ephemeral),
+        (Audience::Users(targets), false) => {
+            let lane = if is_high { Lane::High } else { Lane::Normal };
+            let entry = Entry::new(key, delivery.time_ms, expires_ms, &payload.json);
+            (targets, Keeping::Stored { lane, entry })
+        }
+        (Audience::Everyone, true) => {
+            let payload = payload.clone();
+            (
+                Vec::new(),
+                Keeping::Announced(Announcement { payload, exclude }),
+            )
+        }
+        (Audience::Everyone, false) => {
+            let broadcast = Broadcast {
+                key,
+                time_ms: delivery.time_ms,
+                expires_ms,
+                exclude,
+                json: payload.json.clone(),
             };
-            let expires_ms = delivery.time_ms.saturating_add(ttl_ms.unwrap_or(u64::MAX));
-            Keeping::Stored {
-                lane: if is_high { Lane::High } else { Lane::Normal },
-                entry: Entry::new(key, delivery.time_ms, expires_ms, &json),
-            }
+            let max_payload = shared.bus.client.max_payload();
+            let copy = Copy::new(&shared.bus.names, &address, &broadcast, max_payload)?;
+            (Vec::new(), Keeping::Everyone(copy))
         }
     };
     Ok(Routed {
         event_type: address.event_type,
         targets,
-        payload: Payload {
-            time_ms: delivery.time_ms,
-            json: json.into(),
-        },
+        payload,
         keeping,
         is_repeat: delivery.is_repeat,
         reply: delivery.message.reply.clone(),
@@ -160,6 +182,11 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
             }));
         }
     }
+    let copies = batch.iter().filter_map(|event| match &event.keeping {
+        Keeping::Everyone(copy) => Some(copy),
+        _ => None,
+    });
+    copy_all(shared, &copies.collect::<Vec<_>>()).await;
     let is_repeat = batch.iter().any(|event| event.is_repeat);
     let mut outbox = Outbox::new(shared.bus.client.max_payload());
     // One outbox has one link and epoch; nobody looks at the epoch of an ephemeral message.
@@ -188,6 +215,8 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
                     }
                 }
             }
+            Keeping::Everyone(_) => {}
+            Keeping::Announced(announcement) => announce(shared, announcement).await,
         }
         outbox.end_of_event();
     }
@@ -196,7 +225,11 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
     }
     for event in batch {
         answer(shared, event.reply.clone(), b"+ACK").await;
-        (shared.metrics).event(&event.event_type, EventOutcome::Routed);
+        let outcome = match &event.keeping {
+            Keeping::Stored { .. } | Keeping::Ephemeral => EventOutcome::Routed,
+            Keeping::Everyone(_) | Keeping::Announced(_) => EventOutcome::Broadcast,
+        };
+        shared.metrics.event(&event.event_type, outcome);
     }
     Ok(())
 }
@@ -206,6 +239,18 @@ fn spot(lane: Lane, appended: &Appended) -> Spot {
         lane,
         place: appended.place,
         life: appended.life,
+    }
+}
+
+/// Tells all gateways an ephemeral message. Losing it is allowed, and a late one is dropped.
+async fn announce(shared: &Shared, announcement: &Announcement) {
+    if age(announcement.payload.time_ms) > EPHEMERAL_AGE_MAX {
+        return;
+    }
+    let message = GatewayMessage::Announcement(announcement.clone()).encode();
+    let subject = shared.bus.names.all_gateways();
+    if let Err(error) = shared.bus.client.publish(subject, message).await {
+        debug!(%error, "an ephemeral message for everyone was not sent");
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `puller` | one pull loop: what is held, signs of progress, one batch at a time |
 //! | `batch` | events judged, and what is made of them once |
 //! | `append` | into the mailboxes, until all of a batch is in |
+//! | `copy` | events for everyone, one copy each |
 //! | `outbox` | who gets what of a batch, as one message a gateway |
 //! | `links` | forwards with numbers, and nothing for dead gateways |
 //! | `dead_letter` | refused events, kept with their reason |
@@ -19,6 +20,7 @@
 
 mod append;
 mod batch;
+mod copy;
 mod crew;
 mod dead_letter;
 mod examine;

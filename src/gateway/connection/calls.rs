@@ -61,7 +61,7 @@ impl Connection {
         let effects = match answer {
             Ok(Answer::Registered(registered)) => {
                 self.wanted = None;
-                self.session.registered(registration(registered))
+                (self.session).registered(registration(&self.node, &self.peer, registered))
             }
             Ok(Answer::Page { number, read }) => {
                 self.wanted = None;

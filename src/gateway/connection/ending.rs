@@ -111,7 +111,10 @@ impl Connection {
 
     fn keep_acknowledgement(&mut self, effects: &[Effect]) {
         for effect in effects {
-            if let Effect::Acknowledge { position, messages } = effect {
+            if let Effect::Acknowledge {
+                position, messages, ..
+            } = effect
+            {
                 self.unstored = Some((*position, Instant::now()));
                 self.node.metrics.message(MessageOutcome::Acked, *messages);
             }

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt as _;
 use futures_util::stream::SplitStream;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -21,11 +22,11 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::allowance::Allowance;
 use super::auth::{Auth, Identified};
 use super::node::{Node, OpenPlace};
-use super::operations::{Answer, Peer, Reading, Writing, registration};
+use super::operations::{Answer, Peer, Reading, Writing, read_everyone, registration};
 use super::outbox::{Account, Outbox};
 use super::registry::{Inbox, Item, Signal, Taken};
 use crate::mailbox::{MailboxError, Registered};
-use crate::protocol::{ClientFrame, CloseCode, Life, Position};
+use crate::protocol::{ClientFrame, CloseCode, Everyone, Life, Position};
 use crate::session::{Effect, HOLD_MILLISECONDS, Identity, Session, WINDOW_MESSAGES};
 use crate::telemetry::{Limit, MessageOutcome};
 
@@ -33,6 +34,9 @@ use crate::telemetry::{Limit, MessageOutcome};
 pub const HEARTBEAT_SECONDS: u64 = 15;
 /// An acknowledgement waits this long for others of its connection before it is stored.
 const ACKNOWLEDGE_DELAY: Duration = Duration::from_millis(250);
+/// One that only moves the place among the events for everyone waits this long, and up to twice of
+/// it by chance (contract §4: 10 minutes).
+const ACKNOWLEDGE_EVERYONE_DELAY: Duration = Duration::from_secs(295);
 /// The connection is asserted again after this, and up to twice of it by chance.
 const REASSERT_SECONDS: u64 = 60;
 
@@ -81,6 +85,8 @@ pub struct Connection {
     session: Session,
     outbox: Outbox,
     inbox: Inbox,
+    /// Changes with every event for everyone.
+    broadcasts: watch::Receiver<Everyone>,
     allowance: Allowance,
     expires: Option<Instant>,
     wanted: Option<Wanted>,
@@ -153,7 +159,8 @@ impl Connection {
         // The first registration was carried out before the socket was accepted.
         let (mut session, _) = Session::new(identity, WINDOW_MESSAGES);
         let order = registered.order;
-        let effects = session.registered(registration(registered));
+        let effects = session.registered(registration(&node, &peer, registered));
+        let broadcasts = node.ring.changes();
         let mut connection = Connection {
             node,
             peer,
@@ -161,6 +168,7 @@ impl Connection {
             session,
             outbox,
             inbox,
+            broadcasts,
             allowance: Allowance::new(now),
             expires: identified.expires.map(instant_of),
             wanted: None,
@@ -185,6 +193,7 @@ impl Connection {
             if let Some(ending) = self.ending.take() {
                 return ending;
             }
+            self.follow_everyone();
             self.start_calls();
             let is_busy = self.outbox.is_busy();
             let deadline = self.deadline();
@@ -192,12 +201,28 @@ impl Connection {
                 written = self.outbox.advance(), if is_busy => Input::Written(written),
                 frame = stream.next() => Input::Frame(frame),
                 item = self.inbox.queue.recv(), if !is_busy => Input::Item(item),
+                // The ring lives as long as the node: there is no error.
+                Ok(()) = self.broadcasts.changed(), if !is_busy => continue,
                 signals = self.inbox.signals.taken() => Input::Signals(signals),
                 answer = settled(&mut self.reading) => Input::Read(answer),
                 stored = settled(&mut self.writing) => Input::Stored(stored),
                 () = sleep_until(deadline) => Input::Time,
             };
             self.handle(input);
+        }
+    }
+
+    /// Sends what the ring has beyond the place of a live session.
+    fn follow_everyone(&mut self) {
+        if self.outbox.is_busy() {
+            return;
+        }
+        let newest = self.node.ring.newest();
+        if let Some(place) = (self.session.follows_everyone()).filter(|place| *place < newest) {
+            let now_ms = self.node.store_clock.now_ms();
+            let read = read_everyone(&self.node, &self.peer, place, now_ms);
+            let effects = self.session.everyone_read(read, now_ms);
+            self.carry_out(effects);
         }
     }
 
@@ -327,10 +352,18 @@ impl Connection {
                     self.unstored = None;
                     self.wanted = Some(Wanted::Register { again });
                 }
-                Effect::Acknowledge { position, messages } => {
-                    let due = self
-                        .unstored
-                        .map_or(Instant::now() + ACKNOWLEDGE_DELAY, |(_, due)| due);
+                Effect::Acknowledge {
+                    position,
+                    messages,
+                    urgent,
+                } => {
+                    let now = Instant::now();
+                    let due = now
+                        + match urgent {
+                            true => ACKNOWLEDGE_DELAY,
+                            false => with_chance(ACKNOWLEDGE_EVERYONE_DELAY),
+                        };
+                    let due = self.unstored.map_or(due, |(_, before)| before.min(due));
                     self.unstored = Some((position, due));
                     self.node.metrics.message(MessageOutcome::Acked, messages);
                 }

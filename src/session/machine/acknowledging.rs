@@ -53,6 +53,13 @@ impl Session {
             return Vec::new();
         }
         self.acknowledged = Some(position);
-        vec![Effect::Acknowledge { position, messages }]
+        let urgent = self.everyone_missed.acknowledged(position.places.everyone)
+            || position.places.own != before.places.own
+            || position.store_lost_told != before.store_lost_told;
+        vec![Effect::Acknowledge {
+            position,
+            messages,
+            urgent,
+        }]
     }
 }

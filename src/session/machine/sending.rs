@@ -23,59 +23,52 @@ impl Session {
         }))
     }
 
-    /// Tells what is gone before a run, then sends its messages.
-    pub(super) fn send_run(&mut self, run: Run, now_ms: u64) -> Effects {
+    /// Tells what is gone before a run of one lane.
+    pub(super) fn tell_gone(&mut self, run: &Run, now_ms: u64) -> Effects {
         let mut effects = Vec::new();
-        let lane = run.lane;
-        let to_ms = first_time(Some(&run), now_ms);
+        let to_ms = first_time(Some(run), now_ms);
         for (count, reason) in [
             (run.evicted, MissedReason::Evicted),
             (run.expired, MissedReason::Expired),
         ] {
             if let (true, Some(mut position)) = (count > 0, self.position) {
-                let place = position.places.of(lane) + count;
-                position.places.set(lane, place);
+                let place = position.places.of(run.lane) + count;
+                position.places.set(run.lane, place);
                 effects.extend(self.tell_missed(position, Some(count), reason, to_ms));
             }
-        }
-        let backlog = match self.live_was_told {
-            true => 0,
-            false => self.backlog[lane.index()],
-        };
-        let (replay, rest): (Vec<Placed>, Vec<Placed>) =
-            (run.messages.into_iter()).partition(|message| message.place <= backlog);
-        if !replay.is_empty() {
-            self.replayed += replay.len() as u64;
-            effects.extend(self.send_messages(lane, replay, true));
-        }
-        // What came after the connection began follows the end of its backlog.
-        effects.extend(self.tell_live());
-        if !rest.is_empty() {
-            effects.extend(self.send_messages(lane, rest, false));
         }
         effects
     }
 
-    /// Sends the next messages of a lane in one frame.
-    pub(super) fn send_messages(
-        &mut self,
-        lane: Lane,
-        messages: Vec<Placed>,
-        replay: bool,
-    ) -> Effects {
+    /// Sends messages in one frame, a replay or not.
+    pub(super) fn send_messages(&mut self, messages: Vec<Outgoing>, replay: bool) -> Effects {
         let Some(mut position) = self.position else {
             return Vec::new();
         };
+        if messages.is_empty() {
+            return Vec::new();
+        }
         let mut times_ms = Vec::with_capacity(messages.len());
         let mut texts = Vec::with_capacity(messages.len());
         for message in messages {
-            let last = position.places.of(lane).max(message.place);
-            position.places.set(lane, last);
+            match message.at {
+                At::Own(lane, place) => {
+                    let last = position.places.of(lane).max(place);
+                    position.places.set(lane, last);
+                }
+                At::Everyone(sequence) => {
+                    let last = position.places.everyone.sequence.max(sequence);
+                    position.places.everyone.sequence = last;
+                }
+            }
             position.time_ms = position.time_ms.max(message.time_ms);
             times_ms.push(message.time_ms);
             texts.push(message.json);
         }
         let count = texts.len() as u32;
+        if replay {
+            self.replayed += u64::from(count);
+        }
         let mut effects = vec![self.messages_frame(position, replay, texts, times_ms)];
         effects.extend(self.moved_to(position, count));
         effects
@@ -122,7 +115,8 @@ impl Session {
         let Some(position) = self.position else {
             return Vec::new();
         };
-        if self.live_was_told || !self.has_reached(self.backlog) {
+        let is_behind = position.places.everyone < self.everyone_backlog;
+        if self.live_was_told || is_behind || !self.has_reached(self.backlog) {
             return Vec::new();
         }
         self.live_was_told = true;
@@ -137,13 +131,37 @@ impl Session {
         }
     }
 
-    fn moved_to(&mut self, position: Position, messages: u32) -> Effects {
+    pub(super) fn moved_to(&mut self, position: Position, messages: u32) -> Effects {
         self.position = Some(position);
         if self.identity.acknowledges_itself {
             return self.acknowledge(position, u64::from(messages));
         }
         self.window.push(position.places, messages);
         Vec::new()
+    }
+}
+
+/// A message on its way into a frame.
+pub(super) struct Outgoing {
+    pub at: At,
+    pub time_ms: u64,
+    pub json: Arc<str>,
+}
+
+/// Where a message lies.
+pub(super) enum At {
+    Own(Lane, u64),
+    /// A sequence of the stream that the position names.
+    Everyone(u64),
+}
+
+impl Outgoing {
+    pub fn own(lane: Lane, message: Placed) -> Outgoing {
+        Outgoing {
+            at: At::Own(lane, message.place),
+            time_ms: message.time_ms,
+            json: message.json,
+        }
     }
 }
 
@@ -157,5 +175,5 @@ fn send(frame: ServerFrame) -> Effect {
 /// When the first message after a gap was published, or now.
 pub(super) fn first_time(run: Option<&Run>, now_ms: u64) -> u64 {
     run.and_then(|run| run.messages.first())
-        .map_or(now_ms, |message| message.time_ms)
+        .map_or(now_ms, |waiting| waiting.message.time_ms)
 }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use self::model::{Mailbox, epoch};
-use self::random::Random;
+pub(super) use self::random::Random;
 use self::witness::{Device, Lines, Witness};
 use super::identity;
 use crate::protocol::{Lane, Life, Position};

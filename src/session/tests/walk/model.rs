@@ -2,7 +2,8 @@
 
 use super::random::Random;
 use crate::protocol::{Epoch, Everyone, Lane, Life, Places, Position};
-use crate::session::{PageRead, Placed, Registration, Run};
+use crate::session::tests::key;
+use crate::session::{PageRead, Placed, Registration, Run, Waiting};
 
 pub fn epoch(number: u8) -> Epoch {
     Epoch::from_bytes([number; 20])
@@ -62,12 +63,16 @@ impl List {
         });
     }
 
-    fn placed(&self, place: u64) -> Placed {
+    fn waiting(&self, place: u64) -> Waiting {
         let id = self.id(place);
-        Placed {
+        let message = Placed {
             place,
             time_ms: time_ms(id),
             json: id.to_string().into(),
+        };
+        Waiting {
+            key: key(id),
+            message,
         }
     }
 
@@ -83,7 +88,7 @@ impl List {
             match (self.is_gone(place), messages.is_empty()) {
                 (true, true) => before = place,
                 (true, false) => break,
-                (false, _) => messages.push(self.placed(place)),
+                (false, _) => messages.push(self.waiting(place)),
             }
         }
         if random.below(4) == 0 && messages.len() > 1 {
@@ -172,6 +177,7 @@ impl Mailbox {
             acknowledged: self.device.as_ref().map_or([0, 0], |device| device.places),
             acknowledged_ms: self.device.as_ref().map_or(0, |device| device.time_ms),
             run,
+            ..PageRead::default()
         }
     }
 
