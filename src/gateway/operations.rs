@@ -40,6 +40,7 @@ pub async fn register_first(
     peer: &Peer,
     cursor: Option<Position>,
 ) -> Result<Registered, MailboxError> {
+    let _turn = node.replay_turn().await;
     let link = node.store.connect().await?;
     let request = Register {
         cursor,
@@ -57,6 +58,7 @@ pub fn register_again(
     cursor: Option<Position>,
 ) -> Reading {
     Box::pin(async move {
+        let _turn = node.replay_turn().await;
         let link = node.store.connect().await?;
         let request = Register {
             order: Some(order),
@@ -93,6 +95,7 @@ pub fn read_page(
     messages_max: usize,
 ) -> Reading {
     Box::pin(async move {
+        let _turn = node.replay_turn().await;
         let link = link_of(&node, &after).await?;
         let request = PageRequest {
             messages_max,
