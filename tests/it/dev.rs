@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::command::binary;
@@ -26,8 +27,6 @@ const START_TIME_MAX: Duration = Duration::from_secs(60);
 struct Dev {
     process: Process,
     port: u16,
-    /// The value of a variable that all its children inherit.
-    mark: String,
     /// Where it makes its temporary folder.
     folder: tempfile::TempDir,
 }
@@ -36,16 +35,13 @@ impl Dev {
     fn start(arguments: &[&str]) -> Dev {
         let port = free_ports(PORTS);
         let folder = scratch_folder("dev");
-        let mark = format!("{}-{port}", std::process::id());
         let mut command = dev_command(port);
         command.args(arguments);
         command.env("TMPDIR", folder.path());
-        command.env("TEST_DEV_MARK", &mark);
         let process = Process::spawn("dev", command, Log::default());
         Dev {
             process,
             port,
-            mark,
             folder,
         }
     }
@@ -69,34 +65,75 @@ impl Dev {
         line.expect("a line to copy").trim().to_owned()
     }
 
-    /// The processes that carry the mark, dev itself included.
-    fn processes(&self) -> Vec<i32> {
-        let mark = format!("TEST_DEV_MARK={}", self.mark);
+    /// Itself and its children.
+    fn processes(&self) -> Vec<Running> {
+        let own_id = self.process.id().cast_signed();
         let entries = std::fs::read_dir("/proc").expect("Linux");
-        let ids = entries.flatten().filter_map(|entry| {
-            let id: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let environment = std::fs::read(format!("/proc/{id}/environ")).ok()?;
-            let mut variables = environment.split(|&byte| byte == 0);
-            variables
-                .any(|variable| variable == mark.as_bytes())
-                .then_some(id)
-        });
-        ids.collect()
+        let ids = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let running = ids.filter_map(Running::find);
+        running
+            .filter(|process| process.id == own_id || process.parent == own_id)
+            .collect()
     }
 
-    async fn assert_nothing_is_left(&self) {
+    fn process(&self, of_command: &str) -> Running {
+        let mut processes = self.processes().into_iter();
+        let found = processes.find(|process| process.command.contains(of_command));
+        found.unwrap_or_else(|| panic!("no process {of_command}"))
+    }
+
+    /// None of these processes runs, and the ports are free.
+    async fn assert_nothing_is_left(&self, processes: &[Running]) {
         eventually("no process is left", async || {
-            self.processes().is_empty().then_some(())
+            let is_left = |process: &Running| {
+                Running::find(process.id).is_some_and(|found| found.start == process.start)
+            };
+            (!processes.iter().any(is_left)).then_some(())
         })
         .await;
-        for port in self.port..self.port + PORTS {
-            TcpListener::bind(("127.0.0.1", port)).expect("a free port");
-        }
+        // A process counts as ended when its first thread has; others may hold it a moment.
+        eventually("no port is left", async || {
+            let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+            (self.port..self.port + PORTS).all(is_free).then_some(())
+        })
+        .await;
     }
 
     fn folder_is_empty(&self) -> bool {
         let mut entries = std::fs::read_dir(self.folder.path()).expect("a folder");
         entries.next().is_none()
+    }
+}
+
+/// A process as `/proc` shows it.
+#[derive(Debug, PartialEq, Eq)]
+struct Running {
+    id: i32,
+    parent: i32,
+    /// Tells it from a later one with the same number.
+    start: String,
+    command: String,
+}
+
+impl Running {
+    /// None where there is none, or only its remains.
+    fn find(id: i32) -> Option<Running> {
+        let status = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // Behind the name, which may hold anything: state, parent, …, the start as the 20th.
+        let fields: Vec<&str> = status.rsplit_once(") ")?.1.split(' ').collect();
+        let command = std::fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
+        (fields[0] != "Z").then_some(Running {
+            id,
+            parent: fields[1].parse().ok()?,
+            start: fields[19].to_owned(),
+            command: command.replace('\0', " "),
+        })
+    }
+
+    fn kill(&self) {
+        kill(Pid::from_raw(self.id), Signal::SIGKILL).expect("a process of ours");
     }
 }
 
@@ -133,7 +170,8 @@ async fn the_lines_it_prints_work_and_ctrl_c_leaves_nothing() {
     let dev = Dev::start(&[]);
     dev.ready().await;
     // dev, two servers, two gateways, two workers.
-    assert_eq!(dev.processes().len(), 7);
+    let processes = dev.processes();
+    assert_eq!(processes.len(), 7, "{processes:?}");
 
     let mut listen = Command::new("sh");
     listen.args(["-c", &format!("exec {}", dev.suggested("listen"))]);
@@ -150,7 +188,7 @@ async fn the_lines_it_prints_work_and_ctrl_c_leaves_nothing() {
     assert!(page.text().contains("<title>Catchup demo</title>"));
     drop(listen);
     end(&dev, Signal::SIGINT).await;
-    dev.assert_nothing_is_left().await;
+    dev.assert_nothing_is_left(&processes).await;
     assert!(dev.folder_is_empty());
 }
 
@@ -158,16 +196,7 @@ async fn the_lines_it_prints_work_and_ctrl_c_leaves_nothing() {
 async fn a_role_that_dies_is_started_again_and_a_killed_dev_leaves_no_process() {
     let dev = Dev::start(&["--gateways", "1", "--workers", "1"]);
     dev.ready().await;
-    let worker = eventually("the worker's process", async || {
-        let mut processes = dev.processes().into_iter();
-        processes.find(|id| {
-            let line = std::fs::read_to_string(format!("/proc/{id}/cmdline"));
-            line.is_ok_and(|line| line.split('\0').nth(1) == Some("worker"))
-        })
-    })
-    .await;
-    let worker = nix::unistd::Pid::from_raw(worker);
-    nix::sys::signal::kill(worker, Signal::SIGKILL).unwrap();
+    dev.process("catchup worker").kill();
     dev.process.log().line_with("worker-1 ended").await;
     let admin_port = dev.port + 21;
     eventually("the worker is ready again", async || {
@@ -176,24 +205,22 @@ async fn a_role_that_dies_is_started_again_and_a_killed_dev_leaves_no_process() 
     })
     .await;
 
+    let processes = dev.processes();
+    assert_eq!(processes.len(), 5, "{processes:?}");
     dev.process.kill();
-    dev.assert_nothing_is_left().await;
+    dev.assert_nothing_is_left(&processes).await;
 }
 
 #[tokio::test]
 async fn a_server_that_dies_ends_everything_with_1() {
     let dev = Dev::start(&["--gateways", "1", "--workers", "1"]);
     dev.ready().await;
-    let server = dev.processes().into_iter().find(|id| {
-        let line = std::fs::read_to_string(format!("/proc/{id}/cmdline"));
-        line.is_ok_and(|line| line.contains("nats-server\0--addr"))
-    });
-    let server = nix::unistd::Pid::from_raw(server.expect("the NATS server's process"));
-    nix::sys::signal::kill(server, Signal::SIGKILL).unwrap();
+    let processes = dev.processes();
+    dev.process("nats-server --addr").kill();
     let status = dev.process.exited().await;
     assert_eq!(status.code(), Some(1));
     dev.process.log().line_with("catchup: nats ended").await;
-    dev.assert_nothing_is_left().await;
+    dev.assert_nothing_is_left(&processes).await;
     assert!(dev.folder_is_empty());
 }
 
@@ -212,8 +239,9 @@ async fn kept_data_outlives_it() {
     let answer = answer.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.json()["sequence"] == 1 && answer.json()["id"].is_string());
+    let processes = dev.processes();
     end(&dev, Signal::SIGTERM).await;
-    dev.assert_nothing_is_left().await;
+    dev.assert_nothing_is_left(&processes).await;
     assert!(dev.folder_is_empty());
 
     let dev = Dev::start(&arguments);
@@ -266,18 +294,48 @@ async fn a_taken_port_is_named() {
     }
 }
 
-#[tokio::test]
-async fn old_servers_on_the_path_are_passed_over() {
-    let old = scratch_folder("old");
-    for (name, version) in [
+/// A folder with a nats-server and a redis-server that say they are too old.
+fn old_servers() -> tempfile::TempDir {
+    let folder = scratch_folder("old");
+    let versions = [
         ("nats-server", "nats-server: v2.9.10"),
         ("redis-server", "Redis server v=6.0.16 x"),
-    ] {
-        let program = old.path().join(name);
+    ];
+    for (name, version) in versions {
+        let program = folder.path().join(name);
         std::fs::write(&program, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&program, mode).unwrap();
     }
+    folder
+}
+
+#[test]
+fn the_script_passes_over_old_servers_on_the_path() {
+    let old = old_servers();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(old.path().to_owned()).chain(std::env::split_paths(&path));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers");
+    let mut command = Command::new(script);
+    let output = command
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        lines.contains("NATS_SERVER=") && lines.contains("REDIS_SERVER="),
+        "{lines}"
+    );
+    assert!(
+        !lines.contains(&old.path().display().to_string()),
+        "{lines}"
+    );
+}
+
+#[tokio::test]
+async fn old_servers_on_the_path_are_passed_over() {
+    let old = old_servers();
     let recent = path_with(&[&nats_program()]);
     let path = |folders: &[&Path]| {
         let system = [Path::new("/usr/bin"), Path::new("/bin")];

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::support::command::BINARY;
 use crate::support::metrics::Metrics;
 use crate::support::ports::{free_port, free_ports};
 use crate::support::process::{Log, Process};
+use crate::support::socket::{data_of, messages_of};
 use crate::support::token::{KeyPair, claims, hs256};
-use crate::support::{Catchup, NatsServer, RawNats, RedisServer, eventually, http};
+use crate::support::{Catchup, NatsServer, RawNats, RedisServer, System, eventually, http, store};
 
 async fn redis_connection(server: &RedisServer) -> MultiplexedConnection {
     let client = redis::Client::open(server.url()).expect("a URL");
@@ -86,6 +88,52 @@ async fn a_killed_nats_keeps_its_streams_and_raw_bytes_reach_them() {
     let ack = raw.publish_with_headers(b"raws.x", headers, b"").await;
     assert!(ack.unwrap().contains("\"seq\":2"));
     assert_eq!(raw.publish(b"nobody.listens", b"").await, None);
+}
+
+#[tokio::test]
+async fn a_system_carries_messages_and_shows_what_it_holds() {
+    let system = System::builder().gateways(2).start().await;
+    let event = |data: u32| json!({"targetUserIds": ["ann"], "data": data});
+    assert_eq!(system.publish("new_comment.7", event(1)).await, 1);
+    system.processed().await;
+    let waiting = system.waiting("ann").await;
+    assert_eq!(
+        (waiting.len(), &store::message(&waiting[0])["data"]),
+        (1, &json!(1))
+    );
+
+    let mut ann = system.connect("ann").await;
+    assert_eq!(data_of(&ann.until_live().await), [json!(1)]);
+    system.publish("new_comment.7", event(2)).await;
+    let live = ann.expect("messages").await;
+    assert_eq!(data_of(&messages_of(&live)), [json!(2)]);
+    ann.ack(&live).await;
+    ann.close().await;
+    assert!(system.waiting("ann").await.is_empty());
+    assert!(!system.mailbox("ann").await.is_empty());
+    let delivered = ["live", "replayed"].map(|outcome| [("outcome", outcome)]);
+    for labels in &delivered {
+        assert_eq!(system.metric("catchup_messages_total", labels).await, 1.0);
+    }
+
+    // The other gateway carries on where the device was; a killed one takes its lease with it.
+    system.gateway(0).kill();
+    system.publish("new_comment.7", event(3)).await;
+    let mut ann = system.gateway(1).socket().user("ann").connect().await;
+    assert_eq!(data_of(&ann.messages(1).await), [json!(3)]);
+    system.worker(0).stop().await;
+    system.worker(0).start_again();
+    system.worker(0).ready().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_seen_with_its_body() {
+    let system = System::builder().workers(0).start().await;
+    let refused = system.gateway(0).socket().try_connect().await.err();
+    let refused = refused.expect("a gateway wants a user");
+    assert_eq!((refused.status, refused.body["code"].is_u64()), (401, true));
+    let closing = system.gateway(0).socket().query("refuse", "close");
+    closing.connect().await.expect_close(4001).await;
 }
 
 #[tokio::test]

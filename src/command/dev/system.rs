@@ -261,7 +261,7 @@ async fn end_all(children: &mut [Child], seconds_max: u64) {
     }
 }
 
-/// How this program is called from a shell in this folder.
+/// How this program is called from a shell in any folder.
 fn shell_name(program: &std::path::Path) -> String {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut on_path = env::split_paths(&path).map(|folder| folder.join("catchup"));
@@ -269,14 +269,7 @@ fn shell_name(program: &std::path::Path) -> String {
     if first.and_then(|first| first.canonicalize().ok()).as_deref() == Some(program) {
         return "catchup".to_owned();
     }
-    let here = env::current_dir().unwrap_or_default();
-    shell_word(
-        &program
-            .strip_prefix(here)
-            .unwrap_or(program)
-            .display()
-            .to_string(),
-    )
+    shell_word(&program.display().to_string())
 }
 
 fn shown_urls(urls: &str) -> String {

@@ -4,6 +4,7 @@
 //! let system = System::start().await;                  // 1 gateway, 1 worker, shared servers
 //! let event = json!({"targetUserIds": ["ann"], "data": {"text": "hello"}});
 //! system.publish("new_comment.7", event).await;        // waits for the PubAck
+//! system.processed().await;                            // every event is in its mailboxes
 //! let mut ann = system.connect("ann").await;           // ?user=ann at the first gateway
 //! let messages = ann.until_live().await;               // what waited; acknowledged on the way
 //! ann.close().await;

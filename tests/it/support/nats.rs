@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::publish::PublishAck;
+use futures_util::TryStreamExt;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{DEADLINE, System};
+use super::{DEADLINE, System, eventually};
 
 impl System {
     /// A connection to the system's NATS, made at first use.
@@ -77,6 +79,21 @@ impl System {
         for ack in pending {
             ack.await.expect("a PubAck");
         }
+    }
+
+    /// Waits until the workers have acknowledged every event that was published so far: each
+    /// is in its mailboxes, or a dead letter.
+    pub async fn processed(&self) {
+        let jetstream = self.jetstream().await;
+        eventually("every event is acknowledged", async || {
+            let stream = jetstream.get_stream(self.stream_name("EVENTS")).await;
+            let consumers = stream.ok()?.consumers();
+            let infos: Result<Vec<_>, _> = consumers.try_collect().await;
+            let mut infos = infos.ok()?.into_iter();
+            let is_done = |info: Info| info.num_pending == 0 && info.num_ack_pending == 0;
+            infos.all(is_done).then_some(())
+        })
+        .await;
     }
 
     /// The messages in `DEAD_LETTERS`, oldest first: subject without namespace, headers, body.

@@ -29,7 +29,13 @@ impl Source {
         read_folder(&Source::root(), &mut sources);
         let test_files: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
         for source in &mut sources {
-            if test_files.contains(&source.path) {
+            let is_test = |file: &String| {
+                // The file itself, or a module below it.
+                let folder = file.trim_end_matches(".rs");
+                let rest = source.path.strip_prefix(folder);
+                rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+            };
+            if test_files.iter().any(is_test) {
                 for line in &mut source.lines {
                     line.is_test = true;
                 }
