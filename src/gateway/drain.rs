@@ -18,6 +18,10 @@ use super::registry::Signal;
 const TOLD_PER_SECOND_MIN: f64 = 10.0;
 /// The delay that every leaving client is asked to keep, and up to twice of it by chance.
 const RETRY_DELAY: Duration = Duration::from_millis(300);
+/// After a stall of this process, late sockets are told at most this much faster than planned.
+const CATCH_UP: f64 = 1.25;
+/// And at most those of this time at once; the clock is no finer for many sockets anyway.
+const SLICE: Duration = Duration::from_millis(50);
 /// How long the sockets may take to go once all were told: an answer to the close, and the last
 /// acknowledgements.
 const GONE_SECONDS_MAX: Duration = Duration::from_secs(8);
@@ -79,11 +83,15 @@ async fn tell_all(node: &Node, signal: Signal, over: Duration) {
         "the sockets are told to go"
     );
     let start = Instant::now();
+    let interval_min = schedule.tell_interval.div_f64(CATCH_UP);
+    let mut earliest = start;
     for (index, handle) in handles.into_iter().enumerate() {
-        let at = start + schedule.told(index);
+        let at = earliest.max(start + schedule.told(index));
         if at > Instant::now() {
             sleep_until(at).await;
         }
+        let slice = Instant::now().checked_sub(SLICE).unwrap_or(at);
+        earliest = at.max(slice) + interval_min;
         let delay = schedule.delay(index) + RETRY_DELAY + chance(RETRY_DELAY);
         handle.send_away(signal, delay);
     }

@@ -6,7 +6,7 @@
 //!
 //! | what | most | beyond it | `limit` |
 //! |---|---|---|---|
-//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 4,096 | wait unaccepted in the kernel's queue of [`crate::command`]'s listener | `requests` |
+//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | wait unaccepted in the kernel's queue of [`crate::command`]'s listener | `requests` |
 //! | head of a request, time and size ([`HEAD_SECONDS_MAX`], [`HEAD_BYTES_MAX`]) | 10 s, 32 KiB | the TCP connection is closed, or 431 | `handshake` for the time |
 //! | query string ([`QUERY_BYTES_MAX`]) | 16 KiB | 400 | – |
 //! | admission: keys, the turn, the first page ([`ADMISSION_SECONDS_MAX`]) | 10 s | 503 / 1013 with a retry delay | `handshake` |
@@ -32,8 +32,8 @@
 
 use std::time::Duration;
 
-/// Most requests that are not sockets yet, at one time.
-pub const REQUESTS_MAX: usize = 4_096;
+/// Most requests that are not sockets yet, at one time; each holds about 14 KiB.
+pub const REQUESTS_MAX: usize = 2_048;
 /// A client that takes longer over the head of a request loses its connection.
 pub const HEAD_SECONDS_MAX: Duration = Duration::from_secs(10);
 /// Longest head of a request; a token may be 8 KiB of it.

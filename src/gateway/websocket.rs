@@ -312,9 +312,13 @@ fn refusal_of(node: &Node, error: &MailboxError) -> Refusal {
     }
 }
 
+/// A task of its own runs the connection: this one has held much that is not needed any more.
 async fn serve(admitted: Admitted, upgrade: OnUpgrade) {
     match timeout(UPGRADE_SECONDS_MAX, upgraded(upgrade)).await {
-        Ok(Some(socket)) => connection::run(admitted, socket).await,
+        Ok(Some(socket)) => {
+            let connections = admitted.node.connections.clone();
+            connections.spawn(connection::run(admitted, socket));
+        }
         Ok(None) => {}
         Err(_) => admitted.node.metrics.limit_hit(Limit::Handshake),
     }

@@ -6,4 +6,6 @@ mod support;
 mod demo_page;
 mod dev;
 mod harness;
+mod leaving;
+mod storm;
 mod tidy;

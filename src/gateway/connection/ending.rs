@@ -23,7 +23,7 @@ const FAREWELL_SECONDS: Duration = Duration::from_secs(3);
 impl Connection {
     /// Stores what was acknowledged, removes the connection, and answers or sends the close.
     pub(super) async fn end(
-        mut self,
+        mut self: Box<Self>,
         ending: Ending,
         stream: &mut SplitStream<WebSocketStream<TcpStream>>,
     ) {

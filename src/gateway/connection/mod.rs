@@ -119,11 +119,16 @@ enum Input {
 }
 
 /// Runs a connection on its socket until it ends.
-pub async fn run(admitted: Admitted, socket: WebSocketStream<TcpStream>) {
+///
+/// This future is what an idle socket costs, so it is kept small: what moves from one wait to the
+/// next has a place of its own in it for each of them, and what happens once is boxed.
+pub fn run(admitted: Admitted, socket: WebSocketStream<TcpStream>) -> impl Future<Output = ()> {
     let (sink, mut stream) = socket.split();
-    let mut connection = Connection::new(admitted, Outbox::new(sink));
-    let ending = connection.serve(&mut stream).await;
-    connection.end(ending, &mut stream).await;
+    let mut connection = Box::new(Connection::new(admitted, Outbox::new(sink)));
+    async move {
+        let ending = connection.serve(&mut stream).await;
+        Box::pin(connection.end(ending, &mut stream)).await;
+    }
 }
 
 impl Connection {

@@ -17,6 +17,7 @@
 //! | `command` | [`Catchup`]: any subcommand run to its end |
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
+//! | `patient` | thousands of clients that come back when they are told to |
 //! | `nats` | publishing by JetStream, and [`RawNats`] for bytes that no client library sends |
 //! | `store` | what a user's mailbox holds, read from Redis |
 //! | `http` | requests to the admin port and refusals; `metrics`: what `/metrics` says |
@@ -42,6 +43,7 @@ pub mod command;
 pub mod http;
 pub mod metrics;
 pub mod nats;
+pub mod patient;
 pub mod ports;
 pub mod process;
 pub mod role;
