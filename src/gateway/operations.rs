@@ -163,6 +163,8 @@ fn page_read(counters: Counters, page: Page) -> PageRead {
     PageRead {
         now_ms: counters.now_ms,
         last: counters.last,
+        acknowledged: counters.acknowledged,
+        acknowledged_ms: counters.acknowledged_ms,
         run,
     }
 }

@@ -92,8 +92,7 @@ pub async fn keep(node: Arc<Node>, mut epoch: Epoch) -> PresenceError {
             () = node.presence.notify.notified() => tokio::time::sleep(WRITE_PAUSE).await,
             () = tokio::time::sleep_until(renewal) => {}
         }
-        let is_due = Instant::now() >= renewal;
-        match step(&node, &mut epoch, &mut is_complete, is_due).await {
+        match step(&node, &mut epoch, &mut is_complete).await {
             Ok(()) => node.health.set("store", Ok(())),
             Err(Failure::Final(error)) => return error,
             Err(Failure::Store(error)) => {
@@ -106,9 +105,7 @@ pub async fn keep(node: Arc<Node>, mut epoch: Epoch) -> PresenceError {
                 continue;
             }
         }
-        if is_due {
-            renewal = Instant::now() + Duration::from_millis(RENEWAL_MILLISECONDS);
-        }
+        renewal = Instant::now() + Duration::from_millis(RENEWAL_MILLISECONDS);
     }
 }
 
@@ -123,34 +120,29 @@ impl From<MailboxError> for Failure {
     }
 }
 
-async fn step(
-    node: &Arc<Node>,
-    epoch: &mut Epoch,
-    is_complete: &mut bool,
-    is_due: bool,
-) -> Result<(), Failure> {
+async fn step(node: &Arc<Node>, epoch: &mut Epoch, is_complete: &mut bool) -> Result<(), Failure> {
     let link = node.store.connect().await?;
     if link.epoch() != *epoch {
         *epoch = link.epoch();
         forwarding::reconcile_all(node, ReconcileReason::EpochChanged);
         *is_complete = false;
     }
-    if is_due || !*is_complete {
-        match lease::renew(&link, &node.name, &node.incarnation).await? {
-            Held::Yes => {}
-            Held::Lapsed => {
-                tracing::warn!("the lease on the node's name had run out and was taken back");
-                let node = Arc::clone(node);
-                tokio::spawn(async move {
-                    tokio::time::sleep(LAPSED_PAUSE).await;
-                    forwarding::reconcile_all(&node, ReconcileReason::LeaseLapsed);
-                });
-                *is_complete = false;
-            }
-            Held::TakenByAnother => {
-                let error = PresenceError::NameTaken(node.name.to_string());
-                return Err(Failure::Final(error));
-            }
+    // Also where only users changed: an older process of this name must not touch the set of the
+    // newer one.
+    match lease::renew(&link, &node.name, &node.incarnation).await? {
+        Held::Yes => {}
+        Held::Lapsed => {
+            tracing::warn!("the lease on the node's name had run out and was taken back");
+            let node = Arc::clone(node);
+            tokio::spawn(async move {
+                tokio::time::sleep(LAPSED_PAUSE).await;
+                forwarding::reconcile_all(&node, ReconcileReason::LeaseLapsed);
+            });
+            *is_complete = false;
+        }
+        Held::TakenByAnother => {
+            let error = PresenceError::NameTaken(node.name.to_string());
+            return Err(Failure::Final(error));
         }
     }
     let changed = node.presence.take();
@@ -179,7 +171,8 @@ async fn write_online(
     };
     let mut pipeline = redis::pipe();
     if !is_complete {
-        pipeline.del(&key);
+        // Whoever reads meanwhile must not see half of it.
+        pipeline.atomic().del(&key);
     }
     for (command, users) in [("SADD", added), ("SREM", removed)] {
         for users in users.chunks(USERS_PER_COMMAND) {

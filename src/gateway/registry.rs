@@ -34,6 +34,8 @@ pub enum Signal {
     Leave = 4,
     /// Another process took the node's name.
     NameTaken = 8,
+    /// A forward found no room in the queue: read the mailbox.
+    Overflowed = 16,
 }
 
 /// The sending half of a connection.
@@ -207,13 +209,13 @@ impl Registry {
     }
 
     /// Hands an item to every connection of a user. Returns how many were too busy: they are told
-    /// to look into their mailbox.
+    /// to read their mailbox.
     pub fn deliver(&self, user: &str, item: impl Fn() -> Item) -> usize {
         let shard = self.shard(user);
         let mut busy = 0;
         for handle in shard.get(user).into_iter().flatten() {
             if !handle.shared.push(item()) {
-                handle.signal(Signal::Reconcile);
+                handle.signal(Signal::Overflowed);
                 busy += 1;
             }
         }
@@ -276,7 +278,7 @@ mod tests {
             assert_eq!(registry.deliver("ann", item), 0);
         }
         assert_eq!(registry.deliver("ann", item), 1);
-        assert!(inbox.signals().await.has(Signal::Reconcile));
+        assert!(inbox.signals().await.has(Signal::Overflowed));
         assert_eq!(registry.deliver("bob", item), 0);
         for _ in 0..CONNECTION_QUEUE_MAX {
             assert!(matches!(inbox.item().await, Item::Ephemeral { .. }));

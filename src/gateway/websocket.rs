@@ -54,14 +54,20 @@ struct Parameters {
     cursor: Option<String>,
     ack: Option<String>,
     refuse: Option<String>,
+    /// What is wrong with the query as a whole.
+    fault: Option<&'static str>,
 }
 
 impl Parameters {
     /// The first of a repeated parameter counts; unknown ones are ignored.
     fn parse(query: &str) -> Parameters {
         let mut parameters = Parameters::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let slot = match &*name {
+        if query.len() > QUERY_BYTES_MAX {
+            parameters.fault = Some("the query is longer than 16384 bytes");
+        }
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let slot = match decode(name).as_deref().unwrap_or_default() {
                 "user" => &mut parameters.user,
                 "token" => &mut parameters.token,
                 "device" => &mut parameters.device,
@@ -70,10 +76,53 @@ impl Parameters {
                 "refuse" => &mut parameters.refuse,
                 _ => continue,
             };
-            slot.get_or_insert_with(|| value.into_owned());
+            if slot.is_none() {
+                *slot = decode(value);
+            }
+            if slot.is_none() {
+                parameters.fault = Some("the query must be UTF-8 where its escapes are undone");
+            }
         }
         parameters
     }
+
+    /// True with `ack=auto`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the query, as far as nothing else has to be known.
+    fn acknowledges_itself(&self) -> Result<bool, Refusal> {
+        if let Some(fault) = self.fault {
+            return Err(Refusal::bad_request(fault));
+        }
+        if !matches!(self.refuse.as_deref(), None | Some("close")) {
+            return Err(Refusal::bad_request("refuse must be close, or left out"));
+        }
+        match self.ack.as_deref() {
+            None | Some("client") => Ok(false),
+            Some("auto") => Ok(true),
+            Some(_) => Err(Refusal::bad_request("ack must be client or auto")),
+        }
+    }
+}
+
+/// Undoes the escapes of a query's value (RFC 3986 §2.1, and `+` for a space as forms have it).
+/// `None` where that is no UTF-8: a replacement character would make one user of many.
+fn decode(value: &str) -> Option<String> {
+    let bytes = value.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while let Some(&byte) = bytes.get(index) {
+        let digits = bytes.get(index + 1..index + 3).filter(|_| byte == b'%');
+        let escaped = digits.and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)
+        });
+        decoded.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        index += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).ok()
 }
 
 /// Answers a request for a socket.
@@ -94,10 +143,7 @@ pub async fn open(
         }
     };
     let query = request.uri().query().unwrap_or_default();
-    let parameters = match query.len() <= QUERY_BYTES_MAX {
-        true => Parameters::parse(query),
-        false => return Refusal::bad_request("the query is longer than 16384 bytes").response(),
-    };
+    let parameters = Parameters::parse(query);
     let refuses_by_close = parameters.refuse.as_deref() == Some("close");
     let admitting = admit(&node, request.headers(), parameters, origin.address);
     let admitted = timeout(ADMISSION_SECONDS_MAX, admitting).await;
@@ -170,14 +216,7 @@ async fn admit(
         let message = "the page's origin is not in CATCHUP_ALLOWED_ORIGINS";
         return Err(Refusal::new(CloseCode::OriginNotAllowed, message));
     }
-    let acknowledges_itself = match parameters.ack.as_deref() {
-        None | Some("client") => false,
-        Some("auto") => true,
-        Some(_) => return Err(Refusal::bad_request("ack must be client or auto")),
-    };
-    if !matches!(parameters.refuse.as_deref(), None | Some("close")) {
-        return Err(Refusal::bad_request("refuse must be close, or left out"));
-    }
+    let acknowledges_itself = parameters.acknowledges_itself()?;
     let device = device(parameters.device)?;
     let identified = identify(&node.auth, headers, parameters.user, parameters.token).await?;
     let place = take_place(node, address)?;

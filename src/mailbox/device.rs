@@ -43,6 +43,10 @@ pub struct Counters {
     pub now_ms: u64,
     /// The last place given out in each lane.
     pub last: [u64; 2],
+    /// What the device has acknowledged in each lane, on whatever connection.
+    pub acknowledged: [u64; 2],
+    /// When the last acknowledged message was published, milliseconds since 1970; 0 for none.
+    pub acknowledged_ms: u64,
 }
 
 /// A registered connection.
@@ -55,7 +59,7 @@ pub struct Registered {
     pub order: u64,
     /// The device must be told that the store lost messages.
     pub store_lost: bool,
-    /// How many messages wait for the device.
+    /// How many messages wait for the device, without those that expired.
     pub pending: u64,
     /// The older connection of this device, which must be closed.
     pub replaced: Option<ConnectionId>,
@@ -152,6 +156,8 @@ impl Link {
             counters: Counters {
                 now_ms,
                 last: [reply.number()?, reply.number()?],
+                acknowledged: own,
+                acknowledged_ms: time_ms,
             },
             start: Position {
                 epoch: self.epoch(),
@@ -191,6 +197,8 @@ impl Link {
         let counters = Counters {
             now_ms: reply.number()?,
             last: [reply.number()?, reply.number()?],
+            acknowledged: [reply.number()?, reply.number()?],
+            acknowledged_ms: reply.number()?,
         };
         Ok((counters, read_page(reply.array()?)?))
     }

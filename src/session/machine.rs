@@ -283,6 +283,10 @@ impl Session {
 
     fn take_page(&mut self, read: PageRead) -> Effects {
         self.phase = Phase::Replaying { reading: false };
+        if self.skip_acknowledged(&read) {
+            // The run follows the older position: what lies between would count as missed.
+            return self.read_on();
+        }
         let mut effects = match read.run {
             Some(run) => self.send_run(run, read.now_ms),
             None => self.tell_live(),
@@ -299,15 +303,34 @@ impl Session {
         effects
     }
 
-    /// Begins a read where one is due and the window has room for it: for a whole page, or for
-    /// anything once nothing is in flight, since small acknowledgements would otherwise be
-    /// followed by small pages for ever.
+    /// Moves on to what the device has acknowledged on another connection; true where that is
+    /// beyond the position.
+    fn skip_acknowledged(&mut self, read: &PageRead) -> bool {
+        if self.has_reached(read.acknowledged) {
+            return false;
+        }
+        for position in [&mut self.position, &mut self.acknowledged] {
+            let Some(position) = position else { continue };
+            for lane in Lane::ALL {
+                let place = position
+                    .places
+                    .of(lane)
+                    .max(read.acknowledged[lane.index()]);
+                position.places.set(lane, place);
+            }
+            position.time_ms = position.time_ms.max(read.acknowledged_ms);
+        }
+        true
+    }
+
+    /// Begins a read where one is due and the window has any room: a client may wait for a whole
+    /// window of messages before it acknowledges the first.
     fn read_on(&mut self) -> Effects {
         let (Some(after), Phase::Replaying { reading: false }) = (self.position, self.phase) else {
             return Vec::new();
         };
         let room = self.window.room() as usize;
-        if room < FRAME_MESSAGES_MAX && !self.window.is_empty() {
+        if room == 0 {
             return Vec::new();
         }
         self.phase = Phase::Replaying { reading: true };
@@ -318,6 +341,17 @@ impl Session {
             after,
             messages_max: room.min(FRAME_MESSAGES_MAX),
         }]
+    }
+
+    /// The same after an acknowledgement: where the window has room for a whole page, or nothing
+    /// is in flight, since small acknowledgements would otherwise be followed by small pages for
+    /// ever.
+    fn read_on_with_room(&mut self) -> Effects {
+        let has_room = self.window.room() as usize >= FRAME_MESSAGES_MAX || self.window.is_empty();
+        match has_room {
+            true => self.read_on(),
+            false => Vec::new(),
+        }
     }
 
     fn has_reached(&self, last: [u64; 2]) -> bool {

@@ -54,6 +54,11 @@ pub struct PageRead {
     pub now_ms: u64,
     /// The last place given out in each lane.
     pub last: [u64; 2],
+    /// What the device has acknowledged in each lane. It may be beyond the position: an earlier
+    /// connection of the device can store its last acknowledgement late.
+    pub acknowledged: [u64; 2],
+    /// When the last acknowledged message was published, milliseconds since 1970.
+    pub acknowledged_ms: u64,
     /// `None` where nothing follows the position in any lane.
     pub run: Option<Run>,
 }

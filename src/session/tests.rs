@@ -218,6 +218,7 @@ fn page(last: [u64; 2], lane: Lane, places: std::ops::RangeInclusive<u64>) -> Pa
         now_ms: NOW_MS,
         last,
         run: Some(run(lane, places)),
+        ..PageRead::default()
     }
 }
 
@@ -225,7 +226,7 @@ fn nothing(last: [u64; 2]) -> PageRead {
     PageRead {
         now_ms: NOW_MS,
         last,
-        run: None,
+        ..PageRead::default()
     }
 }
 

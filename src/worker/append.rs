@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::{Shared, WorkerError};
-use crate::mailbox::{Append, Appended, MailboxError};
-use crate::protocol::Epoch;
+use crate::mailbox::{Append, Appended, Link, MailboxError};
 
+/// Most batches that are stored at one time: with more, the last replies of a store that has to
+/// look for each entry would come too late and count as lost.
+pub(super) const APPENDS_MAX: usize = 8;
 /// Waits between attempts, doubled from the first to the last.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Where the messages of a batch were stored, all in one epoch.
+/// Where the messages of a batch were stored, all in the epoch of one link.
 pub(super) struct Stored {
-    pub epoch: Epoch,
+    pub link: Link,
     /// In the order of the appends.
     pub appended: Vec<Appended>,
 }
@@ -52,10 +54,13 @@ pub(super) async fn append_all(
                 &copied
             }
         };
+        // Never closed; without a permit there is one append more.
+        let permit = shared.appends.acquire().await.ok();
         let outcomes = match is_repeat || link.is_young() {
             true => link.append_once(tried).await,
             false => link.append(tried).await,
         };
+        drop(permit);
         let mut failure = None;
         for (&index, outcome) in left.iter().zip(outcomes) {
             match outcome {
@@ -66,7 +71,7 @@ pub(super) async fn append_all(
         let Some(failure) = failure else {
             shared.gate.note(Ok(()))?;
             return Ok(Stored {
-                epoch: link.epoch(),
+                link,
                 appended: appended.into_iter().flatten().collect(),
             });
         };

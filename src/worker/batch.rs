@@ -9,12 +9,12 @@ use tracing::{debug, warn};
 
 use super::append::append_all;
 use super::dead_letter::DeadLetter;
-use super::forwards::Outbox;
+use super::outbox::Outbox;
 use super::{Shared, WorkerError};
 use crate::bus::{Delivery, Payload, Spot};
 use crate::event::{Address, Audience, Event, Priority, Refusal, UserId, is_message_id};
-use crate::mailbox::{Append, Appended, Connection, Entry, EventKey};
-use crate::protocol::{Epoch, Lane, Message};
+use crate::mailbox::{Append, Appended, Connection, Entry, EventKey, Link};
+use crate::protocol::{Lane, Message};
 use crate::telemetry::EventOutcome;
 
 /// An ephemeral event that is older than this is dropped (contract §3).
@@ -163,11 +163,12 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
     }
     let is_repeat = batch.iter().any(|event| event.is_repeat);
     let mut outbox = Outbox::new(shared.bus.client.max_payload());
-    let mut epoch = None;
+    // One outbox has one link and epoch; nobody looks at the epoch of an ephemeral message.
+    let mut link = None;
     let mut appended = Vec::new();
     if !appends.is_empty() {
         let stored = append_all(shared, &appends, is_repeat).await?;
-        epoch = Some(stored.epoch);
+        link = Some(stored.link);
         appended = stored.appended;
     }
     let mut appended = appended.iter();
@@ -181,9 +182,8 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
                 }
             }
             Keeping::Ephemeral => {
-                if let Some((at, users)) = presence(shared, event).await? {
-                    // One outbox has one epoch; nobody looks at that of an ephemeral message.
-                    epoch.get_or_insert(at);
+                if let Some((read_on, users)) = presence(shared, event).await? {
+                    link.get_or_insert(read_on);
                     for (user, connections) in event.targets.iter().zip(&users) {
                         outbox.add(&event.payload, user, connections, None);
                     }
@@ -192,8 +192,8 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
         }
         outbox.end_of_event();
     }
-    if let Some(epoch) = epoch {
-        shared.links.send(outbox, epoch).await;
+    if let Some(link) = link {
+        shared.links.send(outbox, &link).await;
     }
     for event in batch {
         answer(shared, event.reply.clone(), b"+ACK").await;
@@ -214,7 +214,7 @@ fn spot(lane: Lane, appended: &Appended) -> Spot {
 async fn presence(
     shared: &Shared,
     event: &Routed,
-) -> Result<Option<(Epoch, Vec<Vec<Connection>>)>, WorkerError> {
+) -> Result<Option<(Link, Vec<Vec<Connection>>)>, WorkerError> {
     let mut wait = RETRY_MIN;
     while age(event.payload.time_ms) <= EPHEMERAL_AGE_MAX {
         let link = shared.gate.link().await?;
@@ -232,7 +232,7 @@ async fn presence(
         let is_whole = result.is_ok();
         shared.gate.note(result)?;
         if is_whole {
-            return Ok(Some((link.epoch(), users)));
+            return Ok(Some((link, users)));
         }
         tokio::time::sleep(wait).await;
         wait = (2 * wait).min(RETRY_MAX);

@@ -91,6 +91,7 @@ impl Crew {
                 () = shutdown.cancelled() => return Ok(Ended::Shutdown),
             };
             warn!(reason = ended, "the pulls are interrupted and begin anew");
+            self.not_pulling(&ended);
             lost.cancel();
             self.interrupted.extend(self.stops.keys());
             drop(intake);

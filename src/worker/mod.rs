@@ -6,7 +6,8 @@
 //! | `puller` | one pull loop: what is held, signs of progress, one batch at a time |
 //! | `batch` | events judged, and what is made of them once |
 //! | `append` | into the mailboxes, until all of a batch is in |
-//! | `forwards` | one message a gateway and batch, numbered by link |
+//! | `outbox` | who gets what of a batch, as one message a gateway |
+//! | `links` | forwards with numbers, and nothing for dead gateways |
 //! | `dead_letter` | refused events, kept with their reason |
 //! | `examine` | before pulling: what nobody could read, what was lost on the way |
 //! | `gate` | the store, its health, and waiting for it |
@@ -21,13 +22,15 @@ mod batch;
 mod crew;
 mod dead_letter;
 mod examine;
-mod forwards;
 mod gate;
+mod links;
+mod outbox;
 mod puller;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::interval;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
@@ -38,9 +41,10 @@ use crate::event::Limits;
 use crate::mailbox::{Store, StoreConfig};
 use crate::nodes::fleet::Fleet;
 use crate::telemetry::{Health, Metrics};
+use append::APPENDS_MAX;
 use crew::{Crew, Ended};
-use forwards::Links;
 use gate::StoreGate;
+use links::Links;
 
 /// Longest time that a worker takes, when it ends, for what it holds.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -76,6 +80,8 @@ struct Shared {
     /// For everything but pulls.
     bus: Bus,
     gate: StoreGate,
+    /// Held while a batch is stored.
+    appends: Semaphore,
     links: Links,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -132,6 +138,7 @@ async fn life(
         links: Links::new(bus.clone(), &id, tasks.clone()),
         id,
         gate,
+        appends: Semaphore::new(APPENDS_MAX),
         limits: Limits {
             ttl_max: config.store.ttl,
         },

@@ -3,9 +3,30 @@
 
 mod support;
 
+mod acknowledgement;
+mod admission;
+mod authentication;
 mod demo_page;
 mod dev;
+mod devices;
+mod ephemeral;
+mod expiry;
+mod fault;
+mod frames;
 mod harness;
+mod health;
+mod identity;
+mod junk_frames;
 mod leaving;
+mod live;
+mod mailbox;
+mod missed;
+mod namespaces;
+mod offline;
+mod order;
+mod priority;
+mod refusals;
+mod sizes;
 mod storm;
+mod strange_bytes;
 mod tidy;

@@ -2,8 +2,9 @@
 -- KEYS: hash, normal list, high list (see prelude.lua).
 -- ARGV: 1 epoch, 2 life, 3 device, 4 normal and 5 high place the session has come to, 6 most
 --   entries, 7 most bytes.
--- Returns {'ok', now, last normal, last high, page} (page: see read_page in reading.lua), or
---   {'epoch', current}, {'life'} (the mailbox has another life), {'damaged'}, {'unknown'} (the
+-- Returns {'ok', now, last normal, last high, acknowledged normal, acknowledged high, time of the
+--   last acknowledged message, page} (page: see read_page in reading.lua), or {'epoch', current},
+--   {'life'} (the mailbox has another life), {'damaged'}, {'unknown'} (the
 --   device was forgotten: nothing would be kept for it).
 -- Atomic: the counters and the entries belong together. It never moves a cursor.
 
@@ -19,7 +20,8 @@ end
 if mailbox.is_damaged then
   return { 'damaged' }
 end
-if not mailbox.devices[ARGV[3]] then
+local record = mailbox.devices[ARGV[3]]
+if not record then
   return { 'unknown' }
 end
 local lanes = mailbox.lanes
@@ -31,4 +33,6 @@ if lane and reached > lane.shown and #mailbox.connections == 0 then
   redis.call('HSET', KEYS[1], 'shown:' .. lane.name, whole(reached))
 end
 drop_heads(mailbox, now)
-return { 'ok', now, lanes[1].last, lanes[2].last, page }
+return {
+  'ok', now, lanes[1].last, lanes[2].last, record.places[1], record.places[2], record.time, page,
+}

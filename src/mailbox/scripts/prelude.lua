@@ -190,24 +190,19 @@ local function known(name, record, connections, now, ttl)
   return record.seen >= now - ttl or connected(name, record, connections, now)
 end
 
--- How many entries at the head have expired. Only reads.
-local function expired_heads(lane, now)
-  if lane.expired_heads then
-    return lane.expired_heads
-  end
-  local count, size = 0, 1
-  while count < lane.length do
-    for _, entry in ipairs(redis.call('LRANGE', lane.list, count, count + size - 1)) do
+-- How many entries have expired in a row, from an index of the list on. Only reads.
+local function expired_from(lane, start, now)
+  local index, size = start, 1
+  while index < lane.length do
+    for _, entry in ipairs(redis.call('LRANGE', lane.list, index, index + size - 1)) do
       if not expired(entry, now) then
-        lane.expired_heads = count
-        return count
+        return index - start
       end
-      count = count + 1
+      index = index + 1
     end
     size = 32
   end
-  lane.expired_heads = count
-  return count
+  return index - start
 end
 
 -- After a change of epoch the devices come back one by one, and the first must not trim for the
@@ -244,11 +239,12 @@ local function remember_trimmed(fields, lane, count)
   redis.call('HSET', KEYS[1], 'trimmed', fields.trimmed)
 end
 
--- Removes what lies up to the floor, and the expired heads. The last writes of its script.
+-- Removes what lies up to the floor, and what expired right after it. The last writes of its script.
 local function drop_heads(mailbox, now)
   local removed = {}
   for number, lane in ipairs(mailbox.lanes) do
-    removed[number] = math.max(lane.floor - lane.head + 1, expired_heads(lane, now))
+    local below = math.max(0, lane.floor - lane.head + 1)
+    removed[number] = below + expired_from(lane, below, now)
     if removed[number] > 0 then
       remember_trimmed(mailbox.fields, lane, removed[number])
     end
@@ -283,7 +279,7 @@ end
 -- that expired go first, and are not evicted. Returns how many were evicted.
 local function settle(fields, lane, now, ttl, hash_ttl, cap)
   local excess = math.max(0, lane.length - cap)
-  local stale = excess > 0 and expired_heads(lane, now) or 0
+  local stale = excess > 0 and expired_from(lane, 0, now) or 0
   local removed = math.max(excess, stale)
   redis.call('HSET', KEYS[1], 'expiry:' .. lane.name, whole(now))
   redis.call('PEXPIRE', KEYS[1], hash_ttl)

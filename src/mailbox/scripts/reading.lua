@@ -1,9 +1,12 @@
--- How the waiting messages are put in order and cut into pages. For register and page.
+-- How what waits is put in order and cut into pages. Put between the prelude and register or
+-- page; defines, does nothing by itself.
+-- KEYS: as in prelude.lua. ARGV: none; its functions take what they need.
+-- Returns nothing. Atomic with the script that it is a part of.
 
 -- The most entries a page may have is looked past by this many, to cut it where the keys allow.
 local LOOKAHEAD = 32
--- Most bytes of entries that are put in order at once.
-local SORT_BYTES_MAX = 8 * 1024 * 1024
+-- Most bytes of entries that are looked through beyond a page: to put them in order, to count.
+local SCAN_BYTES_MAX = 8 * 1024 * 1024
 
 -- Puts what waits in event-time order, however many workers appended it, from the place after
 -- which no device can hold a cursor: places up to there mean what they mean. It is called while
@@ -12,7 +15,7 @@ local SORT_BYTES_MAX = 8 * 1024 * 1024
 local function sort_unshown(lane, after)
   local first = math.max(after + 1, lane.head) - lane.head
   local entries, keys, bytes, is_sorted = {}, {}, 0, true
-  while first + #entries < lane.length and bytes < SORT_BYTES_MAX do
+  while first + #entries < lane.length and bytes < SCAN_BYTES_MAX do
     local index = first + #entries
     local chunk = redis.call('LRANGE', lane.list, index, index + 31)
     for _, entry in ipairs(chunk) do
@@ -45,6 +48,21 @@ local function sort_unshown(lane, after)
     redis.call('PEXPIRE', copy, expiry)
   end
   redis.call('RENAME', copy, lane.list)
+end
+
+-- How many messages wait after a place.
+local function count_waiting(lane, after, now)
+  local place = math.max(after, lane.head - 1)
+  local count, bytes = 0, 0
+  while place < lane.last and bytes < SCAN_BYTES_MAX do
+    local index = place - lane.head + 1
+    for _, entry in ipairs(redis.call('LRANGE', lane.list, index, index + 63)) do
+      place = place + 1
+      bytes = bytes + #entry
+      count = count + (expired(entry, now) and 0 or 1)
+    end
+  end
+  return count + lane.last - place
 end
 
 -- Where to cut a run of entries, of which at most most may be sent: the last place before which

@@ -117,7 +117,7 @@ local function fresh(normal, high)
 end
 
 -- Where the device starts: its record as it is to be stored.
-local function start_of(record, token, is_first, hold)
+local function start_of(record, token, is_first)
   local resumes = token or session_life ~= ''
   local start
   if record and (resumes or known(device, record, mailbox.connections, now, ttl)) then
@@ -147,9 +147,8 @@ local function start_of(record, token, is_first, hold)
       start.lost = 1
     end
   end
-  -- A session whose record is gone, although the life is the same: the store went back to before
-  -- the device came. As long as nothing was trimmed since, nothing can be missing.
-  if session_life ~= '' and (session_life ~= mailbox.life or not record and hold.allows_trim) then
+  -- Whoever proves that it was here and is not known was lost, with all that it was owed.
+  if session_life ~= '' and (session_life ~= mailbox.life or not record) then
     start.lost = 1
   end
   start.seen = now
@@ -168,9 +167,8 @@ local is_born = not fields.life
 local born = is_born and now or counter(fields.born) or 0
 mailbox.life = fields.life or ARGV[7]
 local hold = read_hold(fields, epoch, now, tonumber(ARGV[11]))
-local start = start_of(
-  devices[device], read_token(mailbox.life), not has_other_known_device(others), hold
-)
+local is_first = not has_other_known_device(others)
+local start = start_of(devices[device], read_token(mailbox.life), is_first)
 -- Devices of a lost mailbox come back one by one, and only their cursors tell that they exist.
 if start.lost == 1 and born + ttl > math.max(now, hold.until_ms) then
   hold.until_ms, hold.changed = born + ttl, true
@@ -188,11 +186,8 @@ if #mailbox.connections == 0 then
   end
 end
 local page = read_page(lanes, start.places, now, tonumber(ARGV[13]), tonumber(ARGV[14]))
-local pending = 0
-for number, lane in ipairs(lanes) do
-  local gone = lane.head - 1 + expired_heads(lane, now)
-  pending = pending + lane.last - math.max(start.places[number], gone)
-end
+local pending = count_waiting(lanes[1], start.places[1], now)
+  + count_waiting(lanes[2], start.places[2], now)
 
 if is_born then
   redis.call('HSET', KEYS[1], 'life', mailbox.life, 'born', whole(born))
@@ -209,6 +204,8 @@ mailbox.connections = others
 write_connections(others)
 if replaced ~= '' then
   redis.call('HSET', KEYS[1], 'replaced:' .. device, replaced)
+elseif fields['replaced:' .. device] then
+  redis.call('HDEL', KEYS[1], 'replaced:' .. device)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[10])
 trim(mailbox, hold, now, ttl)

@@ -30,7 +30,7 @@ impl Session {
         };
         if time_line_of(&given) != time_line_of(&position) {
             self.window.acknowledge_earlier(&given);
-            return self.read_on();
+            return self.read_on_with_room();
         }
         // A cursor of an earlier connection may say that `store_lost` was told where this one had
         // nothing to tell: it proves itself.
@@ -39,7 +39,7 @@ impl Session {
         }
         let messages = self.window.acknowledge(&given.places);
         let mut effects = self.acknowledge(given, messages);
-        effects.extend(self.read_on());
+        effects.extend(self.read_on_with_room());
         effects
     }
 

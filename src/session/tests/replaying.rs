@@ -72,6 +72,21 @@ fn what_came_after_the_beginning_follows_live() {
 }
 
 #[test]
+fn what_an_earlier_connection_acknowledged_late_is_not_missed() {
+    let mut bench = Bench::new(256);
+    bench.registered(registration([0, 0], page([9, 0], Lane::Normal, 1..=2)));
+    // Trimmed meanwhile: the page after 2 begins at 7, as if 3 to 6 had expired.
+    let mut read = page([9, 0], Lane::Normal, 7..=9);
+    read.run.as_mut().unwrap().expired = 4;
+    (read.acknowledged, read.acknowledged_ms) = ([6, 0], 1_006);
+    assert_eq!(bench.page_read(read), ["read 64 after 6,0"]);
+    let effects = bench.page_read(page([9, 0], Lane::Normal, 7..=9));
+    assert_eq!(effects[0], "replay n7 n8 n9 to 9,0");
+    // An acknowledgement of what was sent before moves nothing back.
+    assert_eq!(bench.ack([2, 0]), [""; 0]);
+}
+
+#[test]
 fn live_does_not_wait_for_what_came_after_the_beginning() {
     let mut bench = Bench::new(256);
     bench.registered(registration([0, 0], page([2, 0], Lane::Normal, 1..=1)));

@@ -44,6 +44,21 @@ fn of_600_waiting_a_window_is_sent_and_the_rest_as_it_is_acknowledged() {
 }
 
 #[test]
+fn short_pages_fill_the_window_to_its_last_message() {
+    // Pages are cut short by bytes, or where the order of events allows. A client may wait for a
+    // whole window before it acknowledges.
+    let mut bench = Bench::new(100);
+    let effects = bench.registered(registration([0, 0], page([200, 0], Lane::Normal, 1..=50)));
+    assert_eq!(effects[2..], ["read 50 after 50,0"]);
+    let effects = bench.page_read(page([200, 0], Lane::Normal, 51..=97));
+    assert_eq!(effects[1..], ["read 3 after 97,0"]);
+    let effects = bench.page_read(page([200, 0], Lane::Normal, 98..=100));
+    assert_eq!(effects.len(), 1, "{effects:?}");
+    assert_eq!(bench.ack([50, 0]), ["acknowledge 50,0, 50 more"]);
+    assert_eq!(bench.ack([97, 0])[1..], ["read 64 after 100,0"]);
+}
+
+#[test]
 fn a_window_smaller_than_a_page_is_read_when_nothing_is_in_flight() {
     let mut bench = Bench::new(3);
     let effects = bench.registered(registration([0, 0], page([9, 0], Lane::Normal, 1..=3)));
@@ -64,7 +79,7 @@ fn a_live_session_with_a_full_window_falls_back_to_the_mailbox() {
     let expected = ["acknowledge 2,0, 1 more", "read 2 after 2,0"];
     assert_eq!(bench.ack([2, 0]), expected);
     let effects = bench.page_read(page([3, 1], Lane::High, 1..=1));
-    assert_eq!(effects, ["messages h1 to 2,1"]);
+    assert_eq!(effects, ["messages h1 to 2,1", "read 1 after 2,1"]);
 }
 
 #[test]
@@ -83,9 +98,9 @@ fn held_forwards_stop_at_a_full_window() {
 #[test]
 fn an_acknowledgement_during_a_read_makes_no_second_one() {
     let mut bench = Bench::new(64);
-    bench.registered(registration([0, 0], page([9, 0], Lane::Normal, 1..=4)));
-    let effects = bench.ack([4, 0]);
-    assert_eq!(effects[1..], ["read 64 after 4,0"]);
+    let effects = bench.registered(registration([0, 0], page([9, 0], Lane::Normal, 1..=4)));
+    assert_eq!(effects[2..], ["read 60 after 4,0"]);
+    assert_eq!(bench.ack([4, 0]), ["acknowledge 4,0, 4 more"]);
     assert_eq!(bench.ack([4, 0]), [""; 0]);
 }
 

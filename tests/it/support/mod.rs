@@ -12,13 +12,16 @@
 //!
 //! | file | what it gives |
 //! |---|---|
-//! | `system` | [`System`]: servers, gateways and workers of one test; dropping it kills them and asserts that nothing is left |
+//! | `system` | [`System`]: servers, gateways and workers of one test; dropping it kills them and asserts that nothing is left. [`System::shared`]: roles that many tests use, each with users of its own |
 //! | `role` | [`Role`]: one gateway or worker: ready, kill, pause, SIGTERM, logs, metrics |
 //! | `command` | [`Catchup`]: any subcommand run to its end |
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
 //! | `patient` | thousands of clients that come back when they are told to |
+//! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
+//! | `reader` | [`Reader`]: a client that acknowledges and comes back by itself |
 //! | `nats` | publishing by JetStream, and [`RawNats`] for bytes that no client library sends |
+//! | `letters` | refused events by their sequence |
 //! | `store` | what a user's mailbox holds, read from Redis |
 //! | `http` | requests to the admin port and refusals; `metrics`: what `/metrics` says |
 //! | `token` | JSON Web Tokens, good and bad |
@@ -41,11 +44,14 @@
 pub mod browser;
 pub mod command;
 pub mod http;
+pub mod letters;
 pub mod metrics;
 pub mod nats;
+pub mod oracle;
 pub mod patient;
 pub mod ports;
 pub mod process;
+pub mod reader;
 pub mod role;
 pub mod servers;
 pub mod socket;
@@ -57,11 +63,13 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 pub use command::Catchup;
-pub use nats::RawNats;
+pub use nats::{RawNats, event};
+pub use oracle::Oracle;
+pub use reader::Reader;
 pub use role::Role;
 pub use servers::{NatsServer, RedisServer};
 pub use socket::{Frame, Socket, SocketRequest};
-pub use system::System;
+pub use system::{System, user};
 
 /// How long anything that should happen promptly may take before the test fails. Generous,
 /// because two tests, their servers and their roles share two cores.

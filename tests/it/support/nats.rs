@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::publish::PublishAck;
 use futures_util::TryStreamExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -96,6 +97,15 @@ impl System {
         .await;
     }
 
+    /// An event as `EVENTS` keeps it.
+    pub async fn stored(&self, sequence: u64) -> StreamMessage {
+        let jetstream = self.jetstream().await;
+        let stream = jetstream.get_stream(self.stream_name("EVENTS")).await;
+        let stream = stream.expect("the stream EVENTS");
+        let message = stream.get_raw_message(sequence).await;
+        message.expect("a stored event")
+    }
+
     /// The messages in `DEAD_LETTERS`, oldest first: subject without namespace, headers, body.
     pub async fn dead_letters(&self) -> Vec<(String, HeaderMap, bytes::Bytes)> {
         let jetstream = self.jetstream().await;
@@ -103,7 +113,7 @@ impl System {
         let mut stream = stream.expect("the stream DEAD_LETTERS");
         let state = stream.info().await.expect("its state").state.clone();
         let mut letters = Vec::new();
-        for sequence in state.first_sequence..=state.last_sequence {
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let letter = stream.get_raw_message(sequence).await.expect("a letter");
             let subject = letter.subject.as_str();
             let prefix = format!("{}.", self.namespace());
@@ -212,4 +222,9 @@ impl RawNats {
         }
         self.stream.flush().await.expect("NATS reads");
     }
+}
+
+/// An event for these users.
+pub fn event(users: &[&str], data: impl Into<Value>) -> Value {
+    json!({ "targetUserIds": users, "data": data.into() })
 }

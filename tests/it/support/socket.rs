@@ -105,8 +105,13 @@ impl SocketRequest {
         outcome.unwrap_or_else(|refused| panic!("the gateway refused: {refused:?}"))
     }
 
-    /// Makes the connection, or says how it was refused.
+    /// Makes the connection, or says how it was refused; panics where nobody answers.
     pub async fn try_connect(&self) -> Result<Socket, Refused> {
+        self.attempt().await.expect("the gateway answers")
+    }
+
+    /// Makes the connection, or says how it was refused; an error where nobody answers.
+    pub async fn attempt(&self) -> std::io::Result<Result<Socket, Refused>> {
         const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
         let tcp = TcpSocket::new_v4().expect("a socket");
         if let Some(bytes) = self.receive_buffer_bytes {
@@ -114,8 +119,8 @@ impl SocketRequest {
                 .expect("a size the kernel takes");
         }
         let address = ([127, 0, 0, 1], self.port).into();
-        let mut stream = tcp.connect(address).await.expect("the gateway listens");
-        stream.set_nodelay(true).expect("an open socket");
+        let mut stream = tcp.connect(address).await?;
+        stream.set_nodelay(true)?;
         let upgrade = [
             ("Connection", "Upgrade"),
             ("Upgrade", "websocket"),
@@ -128,18 +133,16 @@ impl SocketRequest {
             .map(|(name, value)| (name.as_str(), value.as_str()));
         let headers: Vec<(&str, &str)> = upgrade.into_iter().chain(own).collect();
         let path = self.path();
-        let answer = http::request_over(&mut stream, self.port, "GET", &path, &headers, b"").await;
-        let response = answer.expect("an HTTP response");
+        let response =
+            http::request_over(&mut stream, self.port, "GET", &path, &headers, b"").await?;
         if response.status != 101 {
-            let response = http::read_body(response, &mut stream)
-                .await
-                .expect("a body");
-            return Err(Refused {
+            let response = http::read_body(response, &mut stream).await?;
+            return Ok(Err(Refused {
                 status: response.status,
                 body: response.json(),
                 retry_after: (response.header("retry-after"))
                     .map(|seconds| seconds.parse().expect("whole seconds")),
-            });
+            }));
         }
         let accept = derive_accept_key(KEY.as_bytes());
         assert_eq!(
@@ -148,7 +151,7 @@ impl SocketRequest {
         );
         let stream =
             WebSocketStream::from_partially_read(stream, response.body, Role::Client, None).await;
-        Ok(Socket { stream })
+        Ok(Ok(Socket { stream }))
     }
 
     fn path(&self) -> String {
@@ -200,6 +203,19 @@ impl Socket {
     pub async fn expect_silence(&mut self, during: Duration) {
         if let Some(frame) = self.frame_within(during).await {
             panic!("a frame that should not come: {frame}");
+        }
+    }
+
+    /// Reads up to and with the next frame with this `op`, and acknowledges nothing.
+    pub async fn frames_until(&mut self, op: &str) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.frame().await;
+            let is_last = frame["op"] == op;
+            frames.push(frame);
+            if is_last {
+                return frames;
+            }
         }
     }
 
@@ -263,6 +279,21 @@ impl Socket {
         let _ = self.stream.send(message).await;
     }
 
+    /// Waits for the payload of the next pong; frames that come before it are skipped.
+    pub async fn pong(&mut self) -> Vec<u8> {
+        let pong = async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Pong(payload))) => return payload.to_vec(),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => panic!("closed, no pong"),
+                    Some(Ok(_)) => {}
+                }
+            }
+        };
+        let pong = timeout(DEADLINE, pong).await;
+        pong.unwrap_or_else(|_| panic!("no pong within {} s", DEADLINE.as_secs()))
+    }
+
     /// The TCP connection below, for bytes that are no frames and for reading nothing.
     pub fn tcp(&mut self) -> &mut TcpStream {
         self.stream.get_mut()
@@ -307,8 +338,9 @@ impl Socket {
         closed.frames
     }
 
-    /// `None`: nothing in time. `Err`: the connection ended, with this code and reason.
-    async fn any_frame_within(
+    /// The next frame of any kind. `None`: nothing in time. `Err`: the connection ended, with
+    /// this code and reason.
+    pub async fn any_frame_within(
         &mut self,
         within: Duration,
     ) -> Option<Result<Frame, (Option<u16>, String)>> {
@@ -347,6 +379,17 @@ pub fn messages_of(frame: &Frame) -> Vec<Value> {
     let messages = messages.unwrap_or_else(|| panic!("a frame without messages: {frame}"));
     assert!(!messages.is_empty() && messages.len() <= 64, "{frame}");
     messages.clone()
+}
+
+/// The messages of all `messages` frames among these.
+pub fn all_messages(frames: &[Frame]) -> Vec<Value> {
+    let frames = frames.iter().filter(|frame| frame["op"] == "messages");
+    frames.flat_map(messages_of).collect()
+}
+
+/// The frames among these with this `op`.
+pub fn with_op<'a>(frames: &'a [Frame], op: &str) -> Vec<&'a Frame> {
+    frames.iter().filter(|frame| frame["op"] == op).collect()
 }
 
 /// The `data` of each message.

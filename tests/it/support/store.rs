@@ -6,7 +6,7 @@ use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 
-use super::System;
+use super::{System, eventually};
 
 impl System {
     /// A connection to the system's Redis.
@@ -38,6 +38,61 @@ impl System {
         self.redis().await.hgetall(key).await.expect("a hash")
     }
 
+    /// Waits until so many messages wait for a user, both priorities together.
+    pub async fn until_waiting(&self, user: &str, count: usize) {
+        let what = format!("{count} messages wait for {user}");
+        eventually(what, async || {
+            let normal = self.waiting(user).await.len();
+            (normal + self.waiting_high(user).await.len() == count).then_some(())
+        })
+        .await;
+    }
+
+    /// A count in a user's hash, by its field.
+    pub async fn last_place(&self, user: &str, lane: &str) -> u64 {
+        let fields = self.mailbox(user).await;
+        let value = fields.get(&format!("last:{lane}"));
+        value.map_or(0, |value| {
+            let text = String::from_utf8_lossy(value);
+            text.parse().expect("a place")
+        })
+    }
+
+    /// Waits until the user's mailbox has taken so many messages with normal priority, whatever
+    /// became of them.
+    pub async fn until_stored(&self, user: &str, count: u64) {
+        let what = format!("{count} messages stored for {user}");
+        eventually(what, async || {
+            (self.last_place(user, "normal").await == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the entries with these indexes in the user's normal list have expired, by
+    /// Redis's clock.
+    pub async fn until_expired(&self, user: &str, indexes: &[usize]) {
+        let entries = self.waiting(user).await;
+        let expiries = indexes.iter().map(|&index| {
+            let expiry = &entries[index][44..57];
+            expiry.parse::<u64>().expect("the entry's expiry")
+        });
+        let last = expiries.max().expect("an entry");
+        let mut redis = self.redis().await;
+        eventually(
+            format!("entries {indexes:?} of {user} expire"),
+            async || (clock_ms(&mut redis).await >= last).then_some(()),
+        )
+        .await;
+    }
+
+    /// Waits until anything was stored for the user.
+    pub async fn until_first(&self, user: &str) {
+        eventually(format!("a message for {user}"), async || {
+            (self.last_place(user, "normal").await > 0).then_some(())
+        })
+        .await;
+    }
+
     async fn list(&self, name: &str) -> Vec<String> {
         let entries: Vec<Vec<u8>> = self
             .redis()
@@ -48,6 +103,13 @@ impl System {
         let text = |entry: Vec<u8>| String::from_utf8_lossy(&entry).into_owned();
         entries.into_iter().map(text).collect()
     }
+}
+
+/// Redis's own clock, by which messages expire and sights are compared; milliseconds since 1970.
+pub async fn clock_ms(redis: &mut MultiplexedConnection) -> u64 {
+    let time = redis::cmd("TIME").query_async(redis).await;
+    let (seconds, microseconds): (u64, u64) = time.expect("the time");
+    seconds * 1000 + microseconds / 1000
 }
 
 /// The message of a list entry: its JSON, which ends the entry.

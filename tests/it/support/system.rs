@@ -1,8 +1,9 @@
 //! One whole Catchup: servers, gateways and workers, told apart from other tests' by its
 //! namespace.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
 
@@ -17,8 +18,10 @@ pub struct System {
     namespace: String,
     env: Vec<(String, String)>,
     gateway_flags: Vec<String>,
-    gateways: Vec<Role>,
-    workers: Vec<Role>,
+    gateways: Vec<Arc<Role>>,
+    workers: Vec<Arc<Role>>,
+    /// Other tests use the same roles: dropping this leaves them.
+    is_shared: bool,
     client: OnceCell<async_nats::Client>,
 }
 
@@ -35,6 +38,13 @@ impl System {
     /// One gateway and one worker on the shared servers, ready.
     pub async fn start() -> System {
         System::builder().start().await
+    }
+
+    /// Two gateways and two workers that many tests use at the same time, each with users of its
+    /// own ([`user`]). Only for tests that neither count nor end anything of it.
+    pub async fn shared() -> System {
+        let builder = System::builder().gateways(2).workers(2);
+        builder.start_shared("default").await
     }
 
     pub fn builder() -> Builder {
@@ -55,7 +65,7 @@ impl System {
         &self.gateways[index]
     }
 
-    pub fn gateways(&self) -> &[Role] {
+    pub fn gateways(&self) -> &[Arc<Role>] {
         &self.gateways
     }
 
@@ -63,7 +73,7 @@ impl System {
         &self.workers[index]
     }
 
-    pub fn workers(&self) -> &[Role] {
+    pub fn workers(&self) -> &[Arc<Role>] {
         &self.workers
     }
 
@@ -84,7 +94,7 @@ impl System {
     pub async fn add_gateway(&mut self) -> usize {
         let gateway = self.start_gateway();
         gateway.ready().await;
-        self.gateways.push(gateway);
+        self.gateways.push(Arc::new(gateway));
         self.gateways.len() - 1
     }
 
@@ -92,7 +102,7 @@ impl System {
     pub async fn add_worker(&mut self) -> usize {
         let worker = self.start_worker();
         worker.ready().await;
-        self.workers.push(worker);
+        self.workers.push(Arc::new(worker));
         self.workers.len() - 1
     }
 
@@ -121,8 +131,27 @@ impl System {
         &self.client
     }
 
-    fn roles(&self) -> impl Iterator<Item = &Role> {
-        self.gateways.iter().chain(&self.workers)
+    /// The gateways, then the workers.
+    pub fn roles(&self) -> impl Iterator<Item = &Role> {
+        self.gateways
+            .iter()
+            .chain(&self.workers)
+            .map(|role| &**role)
+    }
+
+    /// The same roles for another test.
+    fn share(&self) -> System {
+        System {
+            servers: Arc::clone(&self.servers),
+            namespace: self.namespace.clone(),
+            env: self.env.clone(),
+            gateway_flags: self.gateway_flags.clone(),
+            gateways: self.gateways.clone(),
+            workers: self.workers.clone(),
+            is_shared: true,
+            // A client lives and ends with the runtime of its test.
+            client: OnceCell::new(),
+        }
     }
 
     fn start_gateway(&self) -> Role {
@@ -183,6 +212,19 @@ impl Builder {
         system
     }
 
+    /// Starts everything, or takes what an earlier call with this name started, and waits until
+    /// it is ready. It lives as long as the tests; the name stands for everything set here.
+    pub async fn start_shared(self, name: &'static str) -> System {
+        static SYSTEMS: Mutex<BTreeMap<&str, System>> = Mutex::new(BTreeMap::new());
+        let system = {
+            let mut systems = SYSTEMS.lock().unwrap_or_else(PoisonError::into_inner);
+            let system = systems.entry(name).or_insert_with(|| self.start_unready());
+            system.share()
+        };
+        system.ready().await;
+        system
+    }
+
     /// Starts everything and does not wait.
     pub fn start_unready(self) -> System {
         static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -202,13 +244,14 @@ impl Builder {
             gateway_flags: self.gateway_flags,
             gateways: Vec::new(),
             workers: Vec::new(),
+            is_shared: false,
             client: OnceCell::new(),
         };
         for _ in 0..self.gateways {
-            system.gateways.push(system.start_gateway());
+            system.gateways.push(Arc::new(system.start_gateway()));
         }
         for _ in 0..self.workers {
-            system.workers.push(system.start_worker());
+            system.workers.push(Arc::new(system.start_worker()));
         }
         system
     }
@@ -217,8 +260,10 @@ impl Builder {
 impl Drop for System {
     fn drop(&mut self) {
         let faults: Vec<String> = self.roles().filter_map(Role::fault).collect();
-        for role in self.roles() {
-            role.kill();
+        if !self.is_shared {
+            for role in self.roles() {
+                role.kill();
+            }
         }
         if std::thread::panicking() {
             // The test harness shows this with the failure.
@@ -231,4 +276,10 @@ impl Drop for System {
             assert!(faults.is_empty(), "at the end of the test: {faults:?}");
         }
     }
+}
+
+/// A user id that no other test has.
+pub fn user(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }

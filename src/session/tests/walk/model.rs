@@ -162,6 +162,8 @@ impl Mailbox {
         PageRead {
             now_ms: 1_000_000,
             last: self.last(),
+            acknowledged: self.device.as_ref().map_or([0, 0], |device| device.places),
+            acknowledged_ms: self.device.as_ref().map_or(0, |device| device.time_ms),
             run,
         }
     }

@@ -1,25 +1,15 @@
-//! From a batch to the gateways: one message a gateway, each numbered on its link.
+//! From a batch to the gateways: who gets what, as one message a gateway.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use tokio::time::interval;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
-
-use crate::bus::{Bus, Forward, GatewayMessage, Payload, Recipient, Spot, encoded_bytes};
+use crate::bus::{Payload, Recipient, Spot, encoded_bytes};
 use crate::event::UserId;
 use crate::mailbox::Connection;
-use crate::protocol::Epoch;
 
 /// Most recipients of one forward.
 const RECIPIENTS_MAX: usize = 2_000;
 /// Most bytes of one forward, unless one message alone is larger.
 const FORWARD_BYTES_MAX: usize = 256 * 1024;
-/// A link that was used is said to be alive after so long, so that a lost forward is noticed even
-/// where no other follows.
-const LINK_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The forwards of one batch, grouped by the gateway processes that hold the recipients.
 pub(super) struct Outbox {
@@ -40,10 +30,11 @@ struct Parcel {
     recipient: usize,
 }
 
+/// The payloads and recipients of one forward.
 #[derive(Default)]
-struct Content {
-    payloads: Vec<Payload>,
-    recipients: Vec<Recipient>,
+pub(super) struct Content {
+    pub payloads: Vec<Payload>,
+    pub recipients: Vec<Recipient>,
     payload_bytes: usize,
     recipient_bytes: usize,
 }
@@ -92,6 +83,17 @@ impl Outbox {
     /// What is added from here on belongs to the next event.
     pub fn end_of_event(&mut self) {
         self.event += 1;
+    }
+
+    /// What goes to each gateway process, by node and incarnation; never empty.
+    pub fn into_parcels(self) -> impl Iterator<Item = (String, String, Vec<Content>)> {
+        self.parcels.into_iter().flat_map(|(node, parcels)| {
+            parcels.into_iter().map(move |parcel| {
+                let mut contents = parcel.sealed;
+                contents.push(parcel.open);
+                (node.clone(), parcel.incarnation, contents)
+            })
+        })
     }
 }
 
@@ -143,106 +145,6 @@ impl Parcel {
         recipient.payload = u32::try_from(content.payloads.len() - 1).unwrap_or(u32::MAX);
         content.recipient_bytes += recipient.encoded_bytes();
         content.recipients.push(recipient);
-    }
-}
-
-/// The links from this worker to the gateway processes.
-pub(super) struct Links {
-    bus: Bus,
-    sender: String,
-    links: Arc<Mutex<HashMap<String, Arc<Link>>>>,
-}
-
-/// One link. Its lock is held while a forward gets its number and is handed to the connection, so
-/// that they leave in the order of their numbers.
-type Link = tokio::sync::Mutex<LinkState>;
-
-struct LinkState {
-    subject: String,
-    next_number: u64,
-    /// The epoch of the last forward, where one was sent since the last heartbeat.
-    used: Option<Epoch>,
-}
-
-impl Links {
-    /// Heartbeats go out until `ends` is cancelled.
-    pub fn new(bus: Bus, sender: &str, ends: CancellationToken) -> Links {
-        let links = Links {
-            bus,
-            sender: sender.to_owned(),
-            links: Arc::default(),
-        };
-        let beating = Links {
-            bus: links.bus.clone(),
-            sender: links.sender.clone(),
-            links: Arc::clone(&links.links),
-        };
-        tokio::spawn(ends.run_until_cancelled_owned(async move {
-            let mut tick = interval(LINK_HEARTBEAT);
-            loop {
-                tick.tick().await;
-                beating.beat().await;
-            }
-        }));
-        links
-    }
-
-    /// Publishes all that is in the outbox. What is lost from here on, the mailboxes have.
-    pub async fn send(&self, outbox: Outbox, epoch: Epoch) {
-        for (node, parcels) in outbox.parcels {
-            for parcel in parcels {
-                let link = self.link(&node, &parcel.incarnation);
-                let mut state = link.lock().await;
-                state.used = Some(epoch);
-                for content in parcel.sealed.into_iter().chain([parcel.open]) {
-                    self.publish(&mut state, epoch, content).await;
-                }
-            }
-        }
-    }
-
-    async fn publish(&self, state: &mut LinkState, epoch: Epoch, content: Content) {
-        let message = GatewayMessage::Forward(Forward {
-            sender: self.sender.clone(),
-            link_number: state.next_number,
-            epoch,
-            payloads: content.payloads,
-            recipients: content.recipients,
-        });
-        state.next_number += 1;
-        let subject = state.subject.clone();
-        if let Err(error) = self.bus.client.publish(subject, message.encode()).await {
-            // The gateway misses a number and looks into the mailboxes.
-            warn!(subject = state.subject, %error, "a forward was not sent");
-        }
-    }
-
-    fn link(&self, node: &str, incarnation: &str) -> Arc<Link> {
-        let subject = self.bus.names.gateway(node, incarnation);
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = links.entry(subject).or_insert_with_key(|subject| {
-            debug!(subject, "a first forward on this link");
-            Arc::new(Link::new(LinkState {
-                subject: subject.clone(),
-                next_number: 0,
-                used: None,
-            }))
-        });
-        Arc::clone(link)
-    }
-
-    /// An empty forward on each link that was used since the last time.
-    async fn beat(&self) {
-        let links: Vec<Arc<Link>> = {
-            let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            links.values().cloned().collect()
-        };
-        for link in links {
-            let mut state = link.lock().await;
-            if let Some(epoch) = state.used.take() {
-                self.publish(&mut state, epoch, Content::default()).await;
-            }
-        }
     }
 }
 
