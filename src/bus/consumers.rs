@@ -103,11 +103,26 @@ async fn assert_consumer(bus: &Bus, source: Source) -> Result<(), BusError> {
     };
     let response: Response<consumer::Info> =
         bus.jetstream.request(subject.clone(), &payload).await?;
-    let found = match response {
-        Response::Ok(info) => info.config,
-        Response::Err { error } => return Err(BusError::from_api(&subject, &error)),
-    };
-    compare(&name, &wanted, &found)
+    match response {
+        Response::Ok(found) => compare(&name, &wanted, &found.config),
+        // One that exists may differ in what cannot be changed: then that is what to say.
+        Response::Err { error } => match info(bus, source).await {
+            Ok(found) => compare(&name, &wanted, &found.config)
+                .and(Err(BusError::from_api(&subject, &error))),
+            Err(_) => Err(BusError::from_api(&subject, &error)),
+        },
+    }
+}
+
+async fn info(bus: &Bus, source: Source) -> Result<consumer::Info, BusError> {
+    let stream = bus.names.events_stream();
+    let subject = format!("CONSUMER.INFO.{stream}.{}", source.consumer(&bus.names));
+    let response: Response<consumer::Info> =
+        bus.jetstream.request(subject.clone(), &json!({})).await?;
+    match response {
+        Response::Ok(info) => Ok(info),
+        Response::Err { error } => Err(BusError::from_api(&subject, &error)),
+    }
 }
 
 /// Servers drop what they do not know in silence: without its filters a consumer would take the
@@ -168,19 +183,13 @@ pub struct Pending {
 ///
 /// [`BusError::NotFound`] where the consumer is gone.
 pub async fn pending(bus: &Bus, source: Source) -> Result<Pending, BusError> {
-    let stream = bus.names.events_stream();
-    let subject = format!("CONSUMER.INFO.{stream}.{}", source.consumer(&bus.names));
-    let response: Response<consumer::Info> =
-        bus.jetstream.request(subject.clone(), &json!({})).await?;
-    match response {
-        Response::Ok(info) => Ok(Pending {
-            count: info.num_ack_pending,
-            first_sequence: info.ack_floor.stream_sequence + 1,
-            last_sequence: info.delivered.stream_sequence,
-            last_delivery: info.delivered.consumer_sequence,
-        }),
-        Response::Err { error } => Err(BusError::from_api(&subject, &error)),
-    }
+    let info = info(bus, source).await?;
+    Ok(Pending {
+        count: info.num_ack_pending,
+        first_sequence: info.ack_floor.stream_sequence + 1,
+        last_sequence: info.delivered.stream_sequence,
+        last_delivery: info.delivered.consumer_sequence,
+    })
 }
 
 /// Reads the source's first stored message at or after `sequence`, as bytes: whatever is in it,

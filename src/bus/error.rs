@@ -31,12 +31,11 @@ impl BusError {
 
     /// Classifies an error of the JetStream API about `subject`, which is named in the text.
     pub(super) fn from_api(subject: &str, error: &async_nats::jetstream::Error) -> BusError {
-        const STREAM_NOT_FOUND: ErrorCode = ErrorCode::STREAM_NOT_FOUND;
         let text = format!("{subject}: {error}");
         match error.error_code() {
-            STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::NO_MESSAGE_FOUND => {
-                BusError::NotFound(text)
-            }
+            ErrorCode::STREAM_NOT_FOUND
+            | ErrorCode::CONSUMER_NOT_FOUND
+            | ErrorCode::NO_MESSAGE_FOUND => BusError::NotFound(text),
             ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
                 BusError::Unsuitable(format!(
                     "NATS has JetStream off: start nats-server with -js, or enable it for the \
@@ -47,6 +46,8 @@ impl BusError {
                 "NATS: another stream takes the subjects asked for: remove it, or use another \
                  CATCHUP_NAMESPACE ({text})"
             )),
+            // What is asked for cannot be had: asking again would not help.
+            _ if error.code() == 400 => BusError::Unsuitable(format!("NATS refuses {text}")),
             _ => BusError::Unreachable(text),
         }
     }

@@ -30,8 +30,8 @@ pub struct Delivery {
     pub message: Message,
     /// Of the stream.
     pub sequence: u64,
-    /// How often it was delivered, this time included.
-    pub delivered: u64,
+    /// True where it was delivered before, so that it may be in mailboxes already.
+    pub is_repeat: bool,
     /// When JetStream stored it, in milliseconds since 1970.
     pub time_ms: u64,
 }
@@ -187,7 +187,7 @@ impl Pull {
         let (sequence, delivered) = (info.stream_sequence, info.delivered);
         Some(Box::new(Delivery {
             sequence,
-            delivered: u64::try_from(delivered).unwrap_or(1),
+            is_repeat: delivered > 1,
             time_ms: u64::try_from(nanoseconds / 1_000_000).unwrap_or(0),
             message: message.message,
         }))

@@ -127,11 +127,11 @@ impl Wanted {
                 info!(stream = self.name, "made the stream");
                 Ok(found)
             }
-            // Another worker may have made it at the same moment, with another age.
-            Err(BusError::Unreachable(reason)) => call(bus, "INFO", &self.name, &json!({}))
-                .await
-                .map_err(|_| BusError::Unreachable(reason)),
-            Err(error) => Err(error),
+            // Another process may have made it at the same moment, with another age.
+            Err(error) => match call(bus, "INFO", &self.name, &json!({})).await {
+                Ok(found) => Ok(found),
+                Err(_) => Err(error),
+            },
         }
     }
 

@@ -183,7 +183,9 @@ impl Session {
         if self.window.room() == 0 {
             return Vec::new();
         }
-        self.window.push_ephemeral();
+        let is_acknowledged = (self.acknowledged)
+            .is_some_and(|acknowledged| position.places.is_within(&acknowledged.places));
+        self.window.push_ephemeral(position.places, is_acknowledged);
         vec![self.messages_frame(position, false, vec![json], vec![time_ms])]
     }
 

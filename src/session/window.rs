@@ -23,7 +23,7 @@ pub(super) struct Window {
 struct Sent {
     places: Places,
     messages: u32,
-    /// Messages without a place that were sent after this frame.
+    /// Messages without a place that were sent with the same cursor.
     ephemeral: u32,
 }
 
@@ -77,16 +77,18 @@ impl Window {
         self.messages += messages;
     }
 
-    /// Notes a message without a place. It has no cursor of its own, and a client may leave out an
-    /// acknowledgement that it has sent already: so it counts with the frame before it, and is free
-    /// where nothing is in flight.
-    pub fn push_ephemeral(&mut self) {
-        if let Some(sent) = self.sent.back_mut() {
-            sent.ephemeral += 1;
-        } else if let Some(earlier) = &mut self.earlier {
-            earlier.messages += 1;
-        } else {
-            return;
+    /// Notes a message without a place, sent with the cursor of these places. Where that cursor is
+    /// acknowledged already, a client may leave out to do it once more: so it is free then.
+    pub fn push_ephemeral(&mut self, places: Places, is_acknowledged: bool) {
+        match (self.sent.back_mut(), &mut self.earlier) {
+            (Some(sent), _) if sent.places == places => sent.ephemeral += 1,
+            (None, Some(earlier)) if is_acknowledged => earlier.messages += 1,
+            _ if is_acknowledged => return,
+            _ => self.sent.push_back(Sent {
+                places,
+                messages: 0,
+                ephemeral: 1,
+            }),
         }
         self.messages += 1;
     }

@@ -37,7 +37,6 @@ pub(super) struct Routed {
     targets: Vec<UserId>,
     payload: Payload,
     keeping: Keeping,
-    /// True where it was delivered before, so that it may be in mailboxes already.
     is_repeat: bool,
     /// Where to acknowledge it.
     reply: Option<Subject>,
@@ -129,7 +128,7 @@ fn route(
             json: json.into(),
         },
         keeping,
-        is_repeat: delivery.delivered > 1,
+        is_repeat: delivery.is_repeat,
         reply: delivery.message.reply.clone(),
     })
 }

@@ -253,6 +253,7 @@ impl Crew {
             self.take(report)?;
         }
         self.stops.clear();
+        self.pulling.send_modify(BTreeSet::clear);
         Ok(())
     }
 

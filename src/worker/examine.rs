@@ -4,7 +4,9 @@
 //! connection they came over and would break the next. They are read as JSON, kept in
 //! `DEAD_LETTERS` and removed from the stream. Others were on their way when this worker's own
 //! connection broke, or when it stopped pulling; they would come again after ten seconds, behind
-//! later ones. They are given back at once, so that a partition keeps its order.
+//! later ones. They are given back at once, so that a partition keeps its order. Of the events
+//! without a key other workers may hold some of what is given back: those come once more, and are
+//! found in the mailboxes.
 
 use bytes::Bytes;
 use tracing::{debug, warn};
@@ -16,8 +18,8 @@ use crate::bus::{
     BusError, Pending, Source, StoredMessage, judge, next_stored, pending, remove_stored,
 };
 
-/// Looks at what is pending. With `give_back`, this worker alone pulled the source and holds
-/// nothing of it any more: all that can be read is given back.
+/// Looks at what is pending. With `give_back`, this worker pulled the source and holds nothing of it
+/// any more: all that can be read is given back.
 ///
 /// # Errors
 ///
@@ -43,9 +45,11 @@ pub(super) async fn examine(
         }
         next = stored.sequence + 1;
         if let Err(unreadable) = judge(&stored) {
+            let sequence = stored.sequence;
             put_away(shared, stored, &unreadable.to_string()).await?;
+            answer_for(shared, source, &pending, sequence, b"+TERM").await?;
         } else if give_back {
-            return_to_stream(shared, source, &pending, stored.sequence).await?;
+            answer_for(shared, source, &pending, stored.sequence, b"-NAK").await?;
             given_back += 1;
         }
     }
@@ -77,14 +81,16 @@ async fn put_away(shared: &Shared, stored: StoredMessage, reason: &str) -> Resul
     Ok(())
 }
 
-/// A negative acknowledgement by its subject, `$JS.ACK.<stream>.<consumer>.<delivered>.<stream
-/// sequence>.<consumer sequence>.<time>.<pending>` (NATS ADR-15). The server passes over it where
-/// the message is not pending; its answer says that all before it is done too.
-async fn return_to_stream(
+/// Answers a delivery that this worker never got, on the subject that it must have had:
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`
+/// (NATS ADR-15). The server passes over it where the message is not pending. Its own answer says
+/// that all before it is done too, so that what is given back comes before later messages.
+async fn answer_for(
     shared: &Shared,
     source: Source,
     pending: &Pending,
     sequence: u64,
+    answer: &'static [u8],
 ) -> Result<(), BusError> {
     let names = &shared.bus.names;
     let subject = format!(
@@ -93,7 +99,9 @@ async fn return_to_stream(
         source.consumer(names),
         pending.last_delivery
     );
-    let answer = shared.bus.client.request(subject, "-NAK".into()).await;
-    answer.map_err(|error| BusError::Unreachable(error.to_string()))?;
+    let answered = (shared.bus.client)
+        .request(subject, Bytes::from_static(answer))
+        .await;
+    answered.map_err(|error| BusError::Unreachable(error.to_string()))?;
     Ok(())
 }

@@ -57,7 +57,7 @@ impl StoreGate {
         }
     }
 
-    /// Notes how an append went.
+    /// Notes how a call went. What concerns one mailbox alone says nothing of the store.
     ///
     /// # Errors
     ///
@@ -65,7 +65,16 @@ impl StoreGate {
     pub fn note(&self, outcome: Result<(), MailboxError>) -> Result<(), WorkerError> {
         let refusal = match &outcome {
             Ok(()) => None,
-            Err(error) => Some((Instant::now(), error.to_string())),
+            Err(error @ (MailboxError::Unreachable(_) | MailboxError::Refusing(_))) => {
+                Some((Instant::now(), error.to_string()))
+            }
+            Err(MailboxError::Unsuitable(reason)) => {
+                return Err(WorkerError::Unsuitable(reason.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "a batch waits for a mailbox");
+                return Ok(());
+            }
         };
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
         self.show(outcome)

@@ -28,6 +28,9 @@ const BATCH_TARGETS_MAX: usize = 50_000;
 /// How often the server hears that what is held is in work; its patience is
 /// [`crate::bus::ACK_WAIT`].
 const PROGRESS: Duration = Duration::from_secs(3);
+/// After so long without a turn of the loop, because the process was stopped, what it holds may have
+/// gone to another worker: the signs of progress were missing.
+const STALE: Duration = Duration::from_secs(8);
 /// Wait between attempts to examine what is pending.
 const EXAMINE_RETRY: Duration = Duration::from_millis(500);
 
@@ -70,6 +73,9 @@ struct Puller {
     burials: FuturesUnordered<Burial>,
     buried: BTreeMap<u64, Option<Subject>>,
     gone: Option<String>,
+    last_turn: Instant,
+    /// True from such a pause on until the next pull request.
+    is_stale: bool,
 }
 
 /// Pulls a source until it is told to stop or nothing more can come.
@@ -84,9 +90,7 @@ pub(super) async fn pull(
 ) -> Result<Finished, WorkerError> {
     let Assignment { source, stop, .. } = &assignment;
     let is_partition = matches!(source, Source::Partition(_));
-    while let Err(error) =
-        examine(&shared, *source, assignment.was_interrupted && is_partition).await
-    {
+    while let Err(error) = examine(&shared, *source, assignment.was_interrupted).await {
         debug!(?source, %error, "cannot examine what is pending");
         tokio::select! {
             () = tokio::time::sleep(EXAMINE_RETRY) => (),
@@ -106,6 +110,8 @@ pub(super) async fn pull(
         burials: FuturesUnordered::new(),
         buried: BTreeMap::new(),
         gone: None,
+        last_turn: Instant::now(),
+        is_stale: false,
         shared,
     };
     assignment.pulling.send_modify(|pulling| {
@@ -135,6 +141,7 @@ impl Puller {
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut store_up = self.shared.gate.up();
         loop {
+            self.notice_pause();
             self.start_batch();
             let is_idle = self.work.is_none() && self.burials.is_empty();
             if is_idle && self.pull.is_none() {
@@ -166,6 +173,10 @@ impl Puller {
         let Some(pull) = self.pull.as_mut().filter(|_| is_up && room >= HELD_MAX / 2) else {
             return;
         };
+        if pull.outstanding() > 0 {
+            return;
+        }
+        self.is_stale = false;
         if let Err(error) = pull.request(room).await {
             self.give_up(error.to_string());
         }
@@ -177,15 +188,30 @@ impl Puller {
 
     /// Takes what was pulled and all that is there with it.
     fn take(&mut self, pulled: Pulled) {
+        self.notice_pause();
         let mut next = Some(pulled);
         while let Some(pulled) = next {
             match pulled {
-                Pulled::Message(delivery) => self.held.push_back(*delivery),
+                Pulled::Message(mut delivery) => {
+                    delivery.is_repeat |= self.is_stale;
+                    self.held.push_back(*delivery);
+                }
                 Pulled::Ended => (),
                 Pulled::Gone(reason) => self.give_up(reason),
             }
             next = self.pull.as_mut().and_then(Pull::next_ready);
         }
+    }
+
+    /// After a pause, what is held or was on its way counts as delivered before.
+    fn notice_pause(&mut self) {
+        if self.last_turn.elapsed() > STALE {
+            self.is_stale = true;
+            for delivery in &mut self.held {
+                delivery.is_repeat = true;
+            }
+        }
+        self.last_turn = Instant::now();
     }
 
     fn give_up(&mut self, reason: String) {

@@ -183,9 +183,11 @@ async fn the_lines_it_prints_work_and_ctrl_c_leaves_nothing() {
     assert!(publish.status.success(), "{publish:?}");
     listen.log().line_with("hello").await;
 
-    let page = http::get(dev.port, "/").await.unwrap();
-    assert_eq!(page.status, 200);
-    assert!(page.text().contains("<title>Catchup demo</title>"));
+    for gateway in [dev.port, dev.port + 1] {
+        let page = http::get(gateway, "/").await.unwrap();
+        assert_eq!(page.status, 200);
+        assert!(page.text().contains("<title>Catchup demo</title>"));
+    }
     drop(listen);
     end(&dev, Signal::SIGINT).await;
     dev.assert_nothing_is_left(&processes).await;
@@ -198,12 +200,15 @@ async fn a_role_that_dies_is_started_again_and_a_killed_dev_leaves_no_process() 
     dev.ready().await;
     dev.process("catchup worker").kill();
     dev.process.log().line_with("worker-1 ended").await;
-    let admin_port = dev.port + 21;
-    eventually("the worker is ready again", async || {
-        let response = http::get(admin_port, "/readyz").await.ok()?;
-        (response.status == 200).then_some(())
-    })
-    .await;
+    dev.process("catchup gateway").kill();
+    dev.process.log().line_with("gateway-1 ended").await;
+    for admin_port in [dev.port + 20, dev.port + 21] {
+        eventually("gateway and worker are ready again", async || {
+            let response = http::get(admin_port, "/readyz").await.ok()?;
+            (response.status == 200).then_some(())
+        })
+        .await;
+    }
 
     let processes = dev.processes();
     assert_eq!(processes.len(), 5, "{processes:?}");

@@ -176,6 +176,7 @@ async fn evicted_and_expired_are_told_apart() {
         publish(&system, &ann, number, ttl).await;
     }
     // The cap took 1 to 4, their time 5 to 7.
+    system.processed().await;
     system.until_expired(&ann, &[0, 1, 2]).await;
     let (mut socket, frames) = open(&system, &ann).await;
     assert_eq!(frames[0]["pending"], 5);

@@ -61,7 +61,7 @@ async fn frames_have_the_fields_of_the_contract_and_no_others() {
     for number in 1..=10 {
         system.publish(&address, event(&[&ann], number)).await;
     }
-    system.until_stored(&ann, 10).await;
+    system.processed().await;
     let mut socket = system.connect(&ann).await;
     let mut frames = socket.frames_until("live").await;
     system.publish(&address, event(&[&ann], 11)).await;

@@ -11,14 +11,13 @@ async fn small() -> System {
     builder.start_shared("cap of 8").await
 }
 
+/// Publishes these numbers to one user, and waits until the mailbox has them and the cap is kept.
 async fn publish(system: &System, user: &str, numbers: std::ops::RangeInclusive<u64>) {
-    let before = system.last_place(user, "normal").await;
-    let count = numbers.clone().count() as u64;
     for number in numbers {
         let address = format!("new_post.{user}");
         system.publish(&address, event(&[user], number)).await;
     }
-    system.until_stored(user, before + count).await;
+    system.processed().await;
 }
 
 async fn open(system: &System, user: &str) -> (Socket, Vec<Frame>) {

@@ -17,6 +17,8 @@ use crate::protocol::{ClientFrame, CloseCode, ServerFrame};
 use crate::session::Effect;
 use crate::telemetry::MessageOutcome;
 
+/// How long the acknowledgements may hold up a close that the gateway begins.
+const BEFORE_CLOSE_SECONDS: Duration = Duration::from_secs(1);
 /// How long the last acknowledgements of a connection may take to be stored.
 const FAREWELL_SECONDS: Duration = Duration::from_secs(3);
 
@@ -34,6 +36,9 @@ impl Connection {
             Ending::Closed { code, .. } => format!("closed with {}", code.code()),
         };
         if let Ending::Closed { code, message } = &ending {
+            // A client may come back as soon as it sees the close, and should find what it
+            // acknowledged before.
+            (self.store_acknowledgement(Instant::now() + BEFORE_CLOSE_SECONDS)).await;
             self.say_goodbye(*code, message, stream).await;
         }
         self.farewell().await;
@@ -75,8 +80,6 @@ impl Connection {
             let retry_milliseconds = self.inbox.retry_delay().as_millis() as u64;
             let frame = ServerFrame::Away { retry_milliseconds };
             self.outbox.push(&self.node, &frame, Vec::new());
-            // Before the client can come back elsewhere.
-            self.farewell().await;
         }
         self.outbox.push_message(close_message(code, message));
         let until = Instant::now() + CLOSE_SECONDS_MAX;
@@ -115,22 +118,30 @@ impl Connection {
     /// may be served from the stored cursor.
     async fn farewell(&mut self) {
         let until = Instant::now() + FAREWELL_SECONDS;
+        self.store_acknowledgement(until).await;
+        if self.unstored.is_some() {
+            tracing::debug!(
+                user = self.peer.user.as_str(),
+                "the last acknowledgement was not stored: its messages come again"
+            );
+        }
+        let _ = timeout_at(until, self.membership.unregister()).await;
+    }
+
+    /// Stores what was acknowledged, if that can be done in time; else it stays unstored.
+    async fn store_acknowledgement(&mut self, until: Instant) {
         if let Some(writing) = self.writing.take() {
             let stored = timeout_at(until, writing).await;
             if !matches!(stored, Ok(Ok(()))) && self.unstored.is_none() {
                 self.unstored = (self.session.acknowledged()).map(|at| (at, Instant::now()));
             }
         }
-        if let Some((position, _)) = self.unstored.take() {
+        if let Some((position, _)) = self.unstored {
             let call = operations::acknowledge(self.node.clone(), self.peer.clone(), position);
-            if !matches!(timeout_at(until, call).await, Ok(Ok(()))) {
-                tracing::debug!(
-                    user = self.peer.user.as_str(),
-                    "the last acknowledgement was not stored: its messages come again"
-                );
+            if matches!(timeout_at(until, call).await, Ok(Ok(()))) {
+                self.unstored = None;
             }
         }
-        let _ = timeout_at(until, self.membership.unregister()).await;
     }
 }
 

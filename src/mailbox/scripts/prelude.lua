@@ -22,6 +22,7 @@
 -- since a script can be cut short between two writes when its slot moves.
 
 local LANES = { 'normal', 'high' }
+local COUNTERS = { 'last', 'evicted', 'floor', 'shown' }
 local TRIMMED_KEYS_MAX = 32
 -- A connection that was not asserted for this long is gone, whatever the hash says: two of the
 -- longest periods in which a gateway asserts its connections again.
@@ -62,6 +63,18 @@ local function read_fields()
   return fields
 end
 
+-- What a script about one lane needs: the fields named, and the lane's counters.
+local function read_some(names, lane)
+  for _, counter in ipairs(COUNTERS) do
+    names[#names + 1] = counter .. ':' .. lane
+  end
+  local fields = {}
+  for index, value in ipairs(redis.call('HMGET', KEYS[1], unpack(names))) do
+    fields[names[index]] = value or nil
+  end
+  return fields
+end
+
 -- A counter; 0 where it is absent, nil where it is no number that may be counted on.
 local function counter(text)
   if not text then
@@ -74,7 +87,7 @@ end
 local function read_lane(number, fields)
   local name = LANES[number]
   local lane = { number = number, name = name, list = KEYS[number + 1] }
-  for _, field in ipairs({ 'last', 'evicted', 'floor', 'shown' }) do
+  for _, field in ipairs(COUNTERS) do
     local value = counter(fields[field .. ':' .. name])
     lane.damaged = lane.damaged or not value
     lane[field] = value or 0

@@ -8,8 +8,9 @@
 -- live, so that it never takes a young entry with an old head.
 
 local now = clock()
-local fields = read_fields()
-local lane = read_lane(tonumber(ARGV[1]), fields)
+local number = tonumber(ARGV[1])
+local fields = read_some({ 'trimmed' }, LANES[number])
+local lane = read_lane(number, fields)
 if lane.damaged then
   return { 'damaged' }
 end

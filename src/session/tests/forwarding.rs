@@ -72,6 +72,18 @@ fn a_lost_forward_is_read_when_the_hold_expires() {
 }
 
 #[test]
+fn what_was_held_before_a_read_is_not_sent_after_it() {
+    let mut bench = Bench::live(256, [0, 0]);
+    bench.forwarded(Lane::Normal, 3);
+    let effects = bench.session.reconcile();
+    bench.shown(effects);
+    bench.page_read(page([1, 0], Lane::Normal, 1..=1));
+    // Read, it may be gone by then; held, it would be sent in place of its `missed`.
+    assert_eq!(bench.forwarded(Lane::Normal, 2), ["messages n2 to 2,0"]);
+    assert_eq!(bench.session.hold_expired(), []);
+}
+
+#[test]
 fn a_hold_that_was_filled_expires_without_effect() {
     let mut bench = Bench::live(256, [0, 0]);
     bench.forwarded(Lane::Normal, 2);

@@ -128,7 +128,21 @@ fn an_ephemeral_message_counts_with_the_frame_before_it() {
 }
 
 #[test]
-fn an_ephemeral_message_is_free_where_nothing_is_in_flight() {
+fn an_ephemeral_message_after_a_gap_counts_until_the_gap_is_acknowledged() {
+    let mut bench = Bench::new(1);
+    let mut read = page([1, 0], Lane::Normal, 1..=1);
+    let run = read.run.as_mut().unwrap();
+    run.expired = 1;
+    run.messages.clear();
+    bench.registered(registration([0, 0], read));
+    assert_eq!(bench.ephemeral(), ["messages e to 1,0"]);
+    assert_eq!(bench.ephemeral(), [""; 0], "the window is full");
+    assert_eq!(bench.ack([1, 0]), ["acknowledge 1,0, 0 more"]);
+    assert_eq!(bench.ephemeral(), ["messages e to 1,0"]);
+}
+
+#[test]
+fn an_ephemeral_message_is_free_where_its_cursor_is_acknowledged() {
     let mut bench = Bench::live(1, [5, 0]);
     for _ in 0..3 {
         assert_eq!(bench.ephemeral(), ["messages e to 5,0"]);

@@ -18,6 +18,7 @@
 //! the load ten times as large.
 
 mod bus;
+mod commands;
 mod gateway;
 mod order;
 mod race;

@@ -44,6 +44,8 @@ pub struct Bench {
     pub user: UserId,
     config: StoreConfig,
     numbers: AtomicU64,
+    /// An event gives the same entry each time, so its expiry is counted from here.
+    started_ms: u64,
     _shared: Option<Arc<Servers>>,
     own: Option<RedisServer>,
 }
@@ -89,6 +91,7 @@ impl Bench {
             user: UserId::parse("ann").unwrap(),
             config,
             numbers: AtomicU64::new(1),
+            started_ms: now_ms(),
             _shared: shared,
             own,
         }
@@ -115,12 +118,12 @@ impl Bench {
     }
 
     pub fn append_of(&self, lane: Lane, sequence: u64) -> Append {
-        self.expiring(lane, sequence, now_ms() + HOUR_MS)
+        self.expiring(lane, sequence, self.started_ms + HOUR_MS)
     }
 
     /// An append of a message that stopped waiting long ago.
     pub fn expired(&self, sequence: u64) -> Append {
-        self.expiring(Lane::Normal, sequence, now_ms() - HOUR_MS)
+        self.expiring(Lane::Normal, sequence, self.started_ms - HOUR_MS)
     }
 
     pub fn expiring(&self, lane: Lane, sequence: u64, expires_ms: u64) -> Append {

@@ -95,7 +95,7 @@ async fn what_a_session_that_was_taken_for_dead_read_keeps_its_place() {
     // It lives, and reads on before it asserts its connection again.
     assert_eq!(sequences(&bench.page("phone", &start).await), [2, 3]);
     bench.append([1]).await;
-    bench.register("laptop").await;
+    bench.register("phone").await;
     assert_eq!(bench.waiting().await, [3, 2, 1]);
 }
 

@@ -138,7 +138,8 @@ impl RawNats {
         };
         let greeting = raw.line().await;
         assert!(greeting.starts_with("INFO "), "{greeting}");
-        let connect = br#"CONNECT {"verbose":false,"headers":true,"no_responders":true}"#;
+        let connect =
+            br#"CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}"#;
         raw.write(&[connect, b"\r\n", b"SUB raw.answers 1\r\n"])
             .await;
         raw

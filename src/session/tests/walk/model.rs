@@ -135,6 +135,13 @@ impl Mailbox {
         [self.lists[0].last(), self.lists[1].last()]
     }
 
+    /// True where the device has acknowledged everything, also that the store lost messages.
+    pub fn is_settled(&self) -> bool {
+        let last = self.last();
+        (self.device.as_ref())
+            .is_some_and(|device| device.places == last && !device.is_owed_store_lost)
+    }
+
     pub fn is_of(&self, time_line: (Epoch, Life)) -> bool {
         time_line == (self.epoch, self.life.unwrap_or(Life(0)))
     }

@@ -40,6 +40,7 @@ pub struct Witness {
     pub time_line: Option<(Epoch, Life)>,
     pub sent_to: [u64; 2],
     is_owed_store_lost: bool,
+    has_told_store_lost: bool,
     backlog: [u64; 2],
     replayed: u64,
     replay_ended: Option<u64>,
@@ -62,6 +63,7 @@ impl Witness {
             time_line: None,
             sent_to: [0, 0],
             is_owed_store_lost: false,
+            has_told_store_lost: false,
             backlog: [0, 0],
             replayed: 0,
             replay_ended: None,
@@ -82,6 +84,7 @@ impl Witness {
             self.sent_to = Lane::ALL.map(|lane| start.places.of(lane).max(sent_to[lane.index()]));
         } else {
             self.sent_to = start.places.own;
+            self.has_told_store_lost = false;
             self.backlog = registration.read.last;
         }
         self.is_owed_store_lost = registration.store_lost;
@@ -202,6 +205,7 @@ impl Witness {
                 let is_store_lost = *reason == MissedReason::StoreLost;
                 assert_eq!(is_store_lost, count.is_none());
                 self.is_owed_store_lost &= !is_store_lost;
+                self.has_told_store_lost |= is_store_lost;
                 for (lane, place) in self.places_of(cursor, *count) {
                     let list = &lines.of(self.time_line.expect("registered")).lists[lane as usize];
                     assert!(
@@ -231,6 +235,7 @@ impl Witness {
         assert!(!self.is_owed_store_lost, "store_lost comes first");
         let position = cursor.position;
         assert_eq!(Some((position.epoch, position.life)), self.time_line);
+        assert_eq!(position.store_lost_told, self.has_told_store_lost);
         let mut places = Vec::new();
         for lane in 0..2_u8 {
             let (from, to) = (

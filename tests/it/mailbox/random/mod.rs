@@ -103,7 +103,8 @@ async fn run(
 ) -> Result<(), (usize, String)> {
     let name = format!("random-{}", uuid::Uuid::now_v7().simple());
     let cap = 4 + Random::new(seed).below(8);
-    let mut world = World::new(&server.url(), &name, cap).await;
+    let ttl = model::TTLS[usize::from(seed.is_multiple_of(5))];
+    let mut world = World::new(&server.url(), &name, cap, ttl).await;
     for (index, operation) in operations.iter().enumerate() {
         let outcome = world.step(operation).await;
         outcome.map_err(|text| (index, format!("{operation:?}: {text}")))?;
@@ -119,8 +120,8 @@ async fn finish(world: &mut World) -> Checked {
     while !world.ledger.pending.is_empty() {
         world.step(&Operation::Redeliver { which: 0 }).await?;
     }
-    for device in 0..DEVICES.len() {
-        if !world.ledger.clients.contains_key(DEVICES[device]) {
+    for (device, name) in DEVICES.iter().enumerate() {
+        if !world.ledger.clients.contains_key(*name) {
             continue;
         }
         world

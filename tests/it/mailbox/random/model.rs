@@ -10,8 +10,9 @@ use catchup::protocol::{Everyone, Places, Position};
 /// Virtual time, milliseconds.
 pub type Time = u64;
 pub const UNIT: Time = 100_000;
-/// No multiple of [`UNIT`], so that the real milliseconds of a run decide nothing.
-pub const TTL: Time = 1_030_000;
+/// The long and the short time to live. No multiples of [`UNIT`], so that the real milliseconds of
+/// a run decide nothing; the short one is less than a connection counts without being asserted.
+pub const TTLS: [Time; 2] = [1_030_000, 130_000];
 pub const HOLD: Time = 350_000;
 /// How long a connection counts without being asserted.
 const CONNECTED: Time = 240_000;
@@ -59,6 +60,7 @@ pub struct ConnectionModel {
 pub struct Model {
     pub now: Time,
     pub cap: usize,
+    pub ttl: Time,
     pub lanes: [LaneModel; 2],
     pub devices: BTreeMap<String, Record>,
     pub connections: Vec<ConnectionModel>,
@@ -111,16 +113,17 @@ impl LaneModel {
         self.deadline = None;
     }
 
-    fn set_deadline(&mut self, now: Time) {
+    fn set_deadline(&mut self, now: Time, ttl: Time) {
         self.deadline_set = now;
-        self.deadline = (!self.is_empty()).then_some(now + 2 * TTL);
+        self.deadline = (!self.is_empty()).then_some(now + 2 * ttl);
     }
 }
 
 impl Model {
-    pub fn new(cap: usize) -> Model {
+    pub fn new(cap: usize, ttl: Time) -> Model {
         Model {
             cap,
+            ttl,
             now: 1_000 * UNIT,
             ..Model::default()
         }
@@ -131,6 +134,7 @@ impl Model {
         *self = Model {
             now: self.now,
             cap: self.cap,
+            ttl: self.ttl,
             ..Model::default()
         };
     }
@@ -156,11 +160,11 @@ impl Model {
                 is_gone: false,
             });
             places.push(lane.last());
-            must_set |= lane.keys().len() == 1 || self.now - lane.deadline_set >= TTL;
+            must_set |= lane.keys().len() == 1 || self.now - lane.deadline_set >= self.ttl;
         }
         let evicted = self.evict(lane);
         if must_set || evicted.is_some() {
-            self.lanes[lane].set_deadline(self.now);
+            self.lanes[lane].set_deadline(self.now, self.ttl);
         }
         (places, evicted.unwrap_or(0))
     }
@@ -171,8 +175,9 @@ impl Model {
             .find(|(remembered, _)| *remembered == key)
             .map(|(_, place)| *place)
             .or_else(|| {
-                let mut present = self.lanes[lane].present();
-                present.find(|(_, slot)| slot.key == key).map(|one| one.0)
+                let present = self.lanes[lane].present();
+                let found = present.filter(|(_, slot)| slot.key == key);
+                found.last().map(|one| one.0)
             });
         let place = found.unwrap_or_else(|| {
             let lane = &mut self.lanes[lane];
@@ -183,9 +188,13 @@ impl Model {
             });
             lane.last()
         });
-        let evicted = self.evict(lane).unwrap_or(0);
-        self.lanes[lane].set_deadline(self.now);
-        (place, found.is_some(), evicted)
+        let evicted = self.evict(lane);
+        let is_alone = self.lanes[lane].keys().len() == 1;
+        let is_old = self.now - self.lanes[lane].deadline_set >= self.ttl;
+        if found.is_some() || is_alone || is_old || evicted.is_some() {
+            self.lanes[lane].set_deadline(self.now, self.ttl);
+        }
+        (place, found.is_some(), evicted.unwrap_or(0))
     }
 
     /// Removes what is past the cap; `None` where nothing is.
@@ -230,7 +239,7 @@ impl Model {
         };
         let is_connected = (self.connections.iter()).any(|one| one.device == device);
         let age = self.now - record.seen;
-        age <= TTL || (is_connected && age <= CONNECTED)
+        age <= self.ttl || (is_connected && age <= CONNECTED)
     }
 
     /// Whether the hold of this epoch is over; begins it where the epoch is another.
@@ -378,7 +387,7 @@ impl Model {
     pub fn hold_for_the_lost(&mut self, epoch: usize) {
         self.may_trim(epoch);
         if let Some((_, until)) = &mut self.hold {
-            *until = (*until).max(self.born + TTL);
+            *until = (*until).max(self.born + self.ttl);
         }
     }
 }

@@ -177,24 +177,24 @@ fn draw(random: &mut Random) -> Operation {
             session,
             is_repeated,
         },
-        86 => Operation::Vanish { session },
-        87 => Operation::DropNode {
+        86..=87 => Operation::Vanish { session },
+        88..=89 => Operation::DropNode {
             node: random.index(2),
             is_repeated,
         },
-        88 => Operation::Deafen { session },
-        89..=92 => Operation::Pass {
+        90 => Operation::Deafen { session },
+        91..=93 => Operation::Pass {
             units: match random.below(10) {
                 0..=6 => 1 + random.below(3),
                 7..=8 => 4 + random.below(8),
                 _ => 11 + random.below(15),
             },
         },
-        93 => Operation::LoseList {
+        94 => Operation::LoseList {
             lane: random.index(2),
         },
-        94 => Operation::ChangeEpoch,
-        95..=96 => Operation::Checkpoint,
+        95 => Operation::ChangeEpoch,
+        96 => Operation::Checkpoint,
         97..=98 => Operation::RollBack,
         _ => Operation::Wipe,
     }

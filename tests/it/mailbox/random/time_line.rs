@@ -108,7 +108,8 @@ impl World {
     pub async fn change_epoch(&mut self) -> Checked {
         let before = self.link.epoch();
         change_epoch(&mut self.redis).await;
-        self.link = connect(&self.config).await;
+        let link = connect(&self.config).await;
+        self.stale = Some(std::mem::replace(&mut self.link, link));
         check!(self.link.epoch() != before, "master_replid did not change");
         self.epoch += 1;
         Ok(())

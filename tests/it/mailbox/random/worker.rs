@@ -57,20 +57,25 @@ impl World {
 
     /// Delivers an event again that the store lost, or one that it still knows.
     pub async fn redeliver(&mut self, which: usize) -> Checked<u64> {
-        let pending = self.ledger.pending.iter().copied();
+        let mut pending = self.ledger.pending.iter().copied();
         let key = match self.ledger.pending.is_empty() {
             true => {
                 let newest = self.events.iter().rev().take(REDELIVERED_MAX);
                 let count = newest.len();
                 newest.map(|event| event.key).nth(which % count.max(1))
             }
-            false => pending.skip(which % self.ledger.pending.len()).next(),
+            false => pending.nth(which % self.ledger.pending.len()),
         };
         let found = self.events.iter().find(|event| Some(event.key) == key);
         let Some(event) = found.copied() else {
             return Ok(0);
         };
         let appends = self.appends(&[event]);
+        if let Some(stale) = self.stale.take() {
+            let current = self.link.epoch();
+            let refused = vec![Err(MailboxError::EpochChanged { current })];
+            same("a stale append", stale.append_once(&appends).await, refused)?;
+        }
         let outcomes = collect(self.link.append_once(&appends).await)?;
         let evicted = self.check_once(&event, &outcomes[0])?;
         self.ledger.pending.remove(&event.key);
@@ -86,6 +91,8 @@ impl World {
             key += 1;
         }
         let now = self.model.now;
+        // No message waits longer than the time to live of its mailbox.
+        let lifetime = lifetime.min((self.model.ttl / UNIT) as i64 - 1);
         let expires = now.saturating_add_signed(lifetime * UNIT as i64) + UNIT / 2;
         let event = Event { lane, key, expires };
         self.events.push(event);

@@ -37,8 +37,11 @@ pub struct World {
     pub redis: MultiplexedConnection,
     pub config: StoreConfig,
     pub link: Link,
+    /// A worker's link of the time line before.
+    pub stale: Option<Link>,
     pub user: UserId,
     pub model: Model,
+    pub started_ms: u64,
     pub ledger: Ledger,
     /// Counts the time lines of the store.
     pub epoch: usize,
@@ -75,11 +78,11 @@ pub struct Session {
 }
 
 impl World {
-    pub async fn new(url: &str, name: &str, cap: u64) -> World {
+    pub async fn new(url: &str, name: &str, cap: u64, ttl: Time) -> World {
         let mut config = StoreConfig::new(url);
         config.namespace = name.to_owned();
         config.cap = cap;
-        config.ttl = std::time::Duration::from_millis(super::model::TTL);
+        config.ttl = std::time::Duration::from_millis(ttl);
         config.trim_hold = std::time::Duration::from_millis(super::model::HOLD);
         let client = redis::Client::open(url).unwrap();
         World {
@@ -87,7 +90,9 @@ impl World {
             link: connect(&config).await,
             config,
             user: UserId::parse("ann").unwrap(),
-            model: Model::new(cap as usize),
+            stale: None,
+            model: Model::new(cap as usize, ttl),
+            started_ms: now_ms(),
             ledger: Ledger::default(),
             epoch: 0,
             sessions: Vec::new(),
@@ -105,12 +110,11 @@ impl World {
         let before = self.real_lists().await;
         let evicted = self.carry_out(operation).await?;
         let after = self.real_lists().await;
-        for lane in 0..2 {
+        for (lane, held) in after.iter().enumerate() {
             let keys = self.model.lanes[lane].keys();
             check!(
-                after[lane] == keys,
-                "lane {lane} of the store holds {:?}, should hold {keys:?}",
-                after[lane]
+                *held == keys,
+                "lane {lane} of the store holds {held:?}, should hold {keys:?}"
             );
         }
         if !operation.changes_the_store_itself() {
@@ -156,8 +160,8 @@ impl World {
     }
 
     pub fn entry(&self, event: &Event) -> Entry {
-        // The expiry that is as far from Redis's clock as the model's is from the model's.
-        let expires_ms = now_ms() + event.expires - self.model.now;
+        // As far from Redis's clock as in the model; of an event always the same.
+        let expires_ms = self.started_ms + event.expires - self.model.now;
         let json = format!("{{\"id\":\"{}\"}}", event.key);
         Entry::new(event_key(event.key), event.key, expires_ms, &json)
     }
