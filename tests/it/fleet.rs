@@ -1,11 +1,12 @@
-//! Workers share the partitions: order within a key, whoever comes, goes or dies.
+//! Workers among themselves: order within a key while they come and go, nothing stored twice by
+//! one that stood still; and what makes a worker not ready, or ends it.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::store::message;
-use crate::support::{System, eventually, eventually_within};
+use crate::support::{Catchup, System, eventually, eventually_within};
 
 const USERS: usize = 8;
 
@@ -26,30 +27,11 @@ async fn publish(system: &System, numbers: std::ops::Range<usize>) {
         .await;
 }
 
-/// What a user has, in order; an event that came twice counts where it came first.
-async fn received(system: &System, user: &str) -> Vec<usize> {
-    let mut numbers = Vec::new();
-    let mut ids: Vec<Value> = Vec::new();
-    for entry in system.waiting(user).await {
-        let message = message(&entry);
-        if !ids.contains(&message["id"]) {
-            ids.push(message["id"].clone());
-            numbers.push(message["data"].as_u64().expect("a number") as usize);
-        }
-    }
-    numbers
-}
-
-#[tokio::test]
-async fn three_workers_keep_the_order_of_every_key() {
-    let system = System::builder().gateways(0).workers(3).start().await;
-    publish(&system, 0..500).await;
-    system.processed().await;
-    for index in 0..USERS {
-        let numbers = received(&system, &user(index)).await;
-        assert_eq!(numbers, (0..500).collect::<Vec<_>>(), "{}", user(index));
-        assert_eq!(system.waiting(&user(index)).await.len(), 500);
-    }
+/// What a user has, in order.
+async fn received(system: &System, user: &str) -> Vec<Value> {
+    let waiting = system.waiting(user).await;
+    let data = |entry: &String| message(entry)["data"].clone();
+    waiting.iter().map(data).collect()
 }
 
 #[tokio::test]
@@ -62,28 +44,10 @@ async fn workers_that_come_and_go_in_order_lose_and_swap_nothing() {
     publish(&system, 200..300).await;
     system.processed().await;
     for index in 0..USERS {
-        let numbers = received(&system, &user(index)).await;
-        assert_eq!(numbers, (0..300).collect::<Vec<_>>(), "{}", user(index));
+        let received = received(&system, &user(index)).await;
+        let expected: Vec<Value> = (0..300).map(|number| json!(number)).collect();
+        assert_eq!(received, expected, "{}", user(index));
     }
-}
-
-#[tokio::test]
-async fn what_a_killed_worker_held_comes_to_another() {
-    let system = System::builder().gateways(0).workers(2).start().await;
-    publish(&system, 0..200).await;
-    system.worker(0).kill();
-    publish(&system, 200..300).await;
-    eventually("all that was published", async || {
-        for index in 0..USERS {
-            let mut numbers = received(&system, &user(index)).await;
-            numbers.sort_unstable();
-            if numbers != (0..300).collect::<Vec<_>>() {
-                return None;
-            }
-        }
-        Some(())
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -91,7 +55,7 @@ async fn a_worker_that_stood_still_stores_nothing_twice() {
     let system = System::builder().gateways(0).workers(2).start().await;
     publish(&system, 0..20).await;
     system.processed().await;
-    // Paused while it has a request open: what it is sent goes to the other after ten seconds.
+    // Paused while it has requests open: what it is sent goes to the other after ten seconds.
     system.worker(0).pause();
     publish(&system, 20..60).await;
     let has_all = async || {
@@ -107,7 +71,57 @@ async fn a_worker_that_stood_still_stores_nothing_twice() {
     system.ready().await;
     system.processed().await;
     for index in 0..USERS {
-        let count = system.waiting(&user(index)).await.len();
-        assert_eq!(count, 80, "{} has one twice", user(index));
+        let count = received(&system, &user(index)).await.len();
+        assert_eq!(count, 80, "{}", user(index));
     }
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_makes_not_ready_until_it_takes_messages_again() {
+    let system = System::builder().gateways(0).own_servers().start().await;
+    let mut redis = system.redis().await;
+    let mut set_memory = async |bytes: &str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg("maxmemory").arg(bytes);
+        let _: () = command.query_async(&mut redis).await.expect("the setting");
+    };
+    set_memory("1000").await;
+    publish(&system, 0..3).await;
+    let body = system.worker(0).not_ready().await;
+    let reason = body["reasons"]["redis"].as_str().expect("a reason");
+    assert!(reason.contains("OOM"), "{reason}");
+    set_memory("0").await;
+    system.worker(0).ready().await;
+    for index in 0..USERS {
+        eventually("what waited for Redis", async || {
+            (received(&system, &user(index)).await == [0, 1, 2]).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_that_cannot_be_made_as_asked_ends_the_start() {
+    use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+    let system = System::builder().gateways(0).start().await;
+    system.worker(0).stop().await;
+    let jetstream = system.jetstream().await;
+    let stream = jetstream.get_stream(system.stream_name("EVENTS")).await;
+    let stream = stream.expect("the stream");
+    let name = system.stream_name("partition_07");
+    stream.delete_consumer(&name).await.expect("it was there");
+    let config = pull::Config {
+        durable_name: Some(name),
+        deliver_policy: DeliverPolicy::New,
+        ..Default::default()
+    };
+    stream.create_consumer(config).await.expect("a consumer");
+    let mut command = Catchup::new(["worker"]).env("CATCHUP_ADMIN_LISTEN", "127.0.0.1:0");
+    for (name, value) in system.env() {
+        command = command.env(name, value);
+    }
+    let ended = command.run().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("partition_07"), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
 }

@@ -27,7 +27,6 @@ mod namespaces;
 mod offline;
 mod order;
 mod other_servers;
-mod outages;
 mod priority;
 mod refusals;
 mod sizes;

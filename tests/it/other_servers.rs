@@ -9,6 +9,13 @@ use crate::support::socket::data_of;
 use crate::support::token::{claims, hs256};
 use crate::support::{Catchup, NatsServer, RedisServer, System, event, user};
 
+/// As in a URL (RFC 3986 §2.1).
+fn encode(text: &str) -> String {
+    text.replace('/', "%2F")
+        .replace('@', "%40")
+        .replace(':', "%3A")
+}
+
 #[tokio::test]
 async fn passwords_and_a_database_work_and_are_never_logged() {
     const SECRET: &str = "s3cr3t/of@redis";
@@ -22,11 +29,6 @@ async fn passwords_and_a_database_work_and_are_never_logged() {
         .query_async(&mut connection)
         .await
         .unwrap();
-    let encode = |text: &str| {
-        text.replace('/', "%2F")
-            .replace('@', "%40")
-            .replace(':', "%3A")
-    };
     let nats_url = format!(
         "nats://ann:{}@127.0.0.1:{}",
         encode(NATS_SECRET),
@@ -72,50 +74,52 @@ async fn passwords_and_a_database_work_and_are_never_logged() {
     socket.until_live().await;
     socket.close().await;
 
-    // Everything is in its own database.
-    let () = redis::cmd("SELECT")
-        .arg(3)
-        .query_async(&mut connection)
-        .await
-        .unwrap();
-    let key = system.key("mailbox:{ann}");
-    let exists: bool = redis::AsyncCommands::exists(&mut connection, key)
-        .await
-        .unwrap();
-    assert!(exists);
+    assert_in_database(&mut connection, 3, &system.key("mailbox:{ann}")).await;
     // Nor are they at the highest level of the log, where libraries log what they read.
     let signatures = tokens.iter().map(|token| token.rsplit('.').next().unwrap());
-    let encoded = [encode(SECRET), encode(NATS_SECRET)];
+    let encoded = [SECRET, NATS_SECRET].map(encode);
     let secrets: Vec<&str> = [SECRET, NATS_SECRET, token_secret]
         .into_iter()
         .chain(encoded.iter().map(String::as_str))
         .chain(signatures)
         .collect();
+    assert_not_logged(&system, &secrets);
+    assert_wrong_password_ends_the_start(&system, &nats_url.replace("s3cr3t", "wr0ng")).await;
+}
+
+async fn assert_in_database(
+    connection: &mut redis::aio::MultiplexedConnection,
+    database: u8,
+    key: &str,
+) {
+    let () = redis::cmd("SELECT")
+        .arg(database)
+        .query_async(connection)
+        .await
+        .unwrap();
+    let exists: bool = redis::AsyncCommands::exists(connection, key).await.unwrap();
+    assert!(exists, "{key}");
+}
+
+fn assert_not_logged(system: &System, secrets: &[&str]) {
     for role in system.gateways().iter().chain(system.workers()) {
         for line in role.log().lines() {
             let found = secrets.iter().find(|secret| line.contains(**secret));
             assert_eq!(found, None, "{}: {line}", role.name());
         }
     }
-    // Wrong credentials end the start and are not repeated.
-    for (name, url) in [
-        ("CATCHUP_NATS_URL", nats_url.replace("s3cr3t", "wr0ng")),
-        ("CATCHUP_REDIS_URL", redis_url.replace("s3cr3t", "wr0ng")),
-    ] {
-        let system = System::builder().gateways(0).workers(0).env(name, &url);
-        let mut system = system.start().await;
-        let _ = &mut system;
-        let mut command = Catchup::new(["worker", "--admin-listen", "127.0.0.1:0"]);
-        for (name, value) in system.env() {
-            command = command.env(name, value);
-        }
-        if name == "CATCHUP_NATS_URL" {
-            let ended = command.run().await;
-            assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
-            assert!(ended.stderr.contains(name), "{ended:?}");
-            assert!(!ended.stderr.contains("wr0ng") && !ended.stdout.contains("wr0ng"));
-        }
+}
+
+/// One line that names the setting, and never the password.
+async fn assert_wrong_password_ends_the_start(system: &System, nats_url: &str) {
+    let mut command = Catchup::new(["worker", "--admin-listen", "127.0.0.1:0"]);
+    for (name, value) in system.env() {
+        command = command.env(name, value);
     }
+    let ended = command.env("CATCHUP_NATS_URL", nats_url).run().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("CATCHUP_NATS_URL"), "{ended:?}");
+    assert!(!ended.stderr.contains("wr0ng") && !ended.stdout.contains("wr0ng"));
 }
 
 #[tokio::test]
@@ -202,7 +206,9 @@ async fn a_stream_that_is_set_up_otherwise_stops_the_worker() {
     let jetstream = async_nats::jetstream::new(client);
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 3] = [
-        ("subject_transform", |_| ()),
+        ("subject_transform", |config| {
+            config["subject_transform"] = Value::Null;
+        }),
         ("retention", |config| {
             config["retention"] = json!("workqueue")
         }),
@@ -219,6 +225,10 @@ async fn a_stream_that_is_set_up_otherwise_stops_the_worker() {
             "retention": "limits",
             "storage": "memory",
             "duplicate_window": 120_000_000_000_u64,
+        });
+        config["subject_transform"] = json!({
+            "src": format!("{namespace}.events.*.*"),
+            "dest": format!("{namespace}.events.{{{{partition(32,2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"),
         });
         change(&mut config);
         let subject = format!("STREAM.CREATE.{namespace}_EVENTS");

@@ -63,6 +63,7 @@ async fn listen_outlives_its_gateway_and_prints_every_message_once() {
     assert!(listen.exited().await.success());
 
     // All of it is acknowledged.
+    gateway.ready().await;
     let mut ann = system.connect("ann").await;
     assert_eq!(ann.until_live().await, [] as [Value; 0]);
     ann.close().await;

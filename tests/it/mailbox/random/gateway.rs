@@ -93,15 +93,7 @@ impl World {
         request: &Request,
         is_repeated: bool,
     ) -> Checked<Option<Registered>> {
-        let call = Register {
-            device: request.device.as_str().into(),
-            connection: request.id.clone(),
-            order: request.order,
-            session_life: request.session_life.map(Life),
-            cursor: request.cursor,
-            newest_everyone: request.newest,
-            page: page_of(request.most),
-        };
+        let call = call_of(request);
         let mut outcome = self.link.register(&self.user, &call).await;
         let replaced = match self.model.take_over(request) {
             Ok(replaced) => replaced,
@@ -337,5 +329,17 @@ impl World {
                 Some(forged)
             }
         }
+    }
+}
+
+fn call_of(request: &Request) -> Register {
+    Register {
+        device: request.device.as_str().into(),
+        connection: request.id.clone(),
+        order: request.order,
+        session_life: request.session_life.map(Life),
+        cursor: request.cursor,
+        newest_everyone: request.newest,
+        page: page_of(request.most),
     }
 }

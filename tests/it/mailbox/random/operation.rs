@@ -142,12 +142,7 @@ fn draw(random: &mut Random) -> Operation {
         30..=43 => Operation::Connect {
             device: random.index(3),
             node: random.index(2),
-            cursor: match random.below(10) {
-                0..=3 => CursorChoice::None,
-                4..=7 => CursorChoice::Newest,
-                8 => CursorChoice::Earlier(random.index(1_000)),
-                _ => CursorChoice::Forged,
-            },
+            cursor: draw_cursor(random),
             is_deaf: random.percent(10),
             is_repeated,
             most: 1 + random.index(5),
@@ -184,11 +179,7 @@ fn draw(random: &mut Random) -> Operation {
         },
         90 => Operation::Deafen { session },
         91..=93 => Operation::Pass {
-            units: match random.below(10) {
-                0..=6 => 1 + random.below(3),
-                7..=8 => 4 + random.below(8),
-                _ => 11 + random.below(15),
-            },
+            units: draw_units(random),
         },
         94 => Operation::LoseList {
             lane: random.index(2),
@@ -197,5 +188,23 @@ fn draw(random: &mut Random) -> Operation {
         96 => Operation::Checkpoint,
         97..=98 => Operation::RollBack,
         _ => Operation::Wipe,
+    }
+}
+
+/// Mostly short, sometimes beyond every time to live.
+fn draw_units(random: &mut Random) -> u64 {
+    match random.below(10) {
+        0..=6 => 1 + random.below(3),
+        7..=8 => 4 + random.below(8),
+        _ => 11 + random.below(15),
+    }
+}
+
+fn draw_cursor(random: &mut Random) -> CursorChoice {
+    match random.below(10) {
+        0..=3 => CursorChoice::None,
+        4..=7 => CursorChoice::Newest,
+        8 => CursorChoice::Earlier(random.index(1_000)),
+        _ => CursorChoice::Forged,
     }
 }
