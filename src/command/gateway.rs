@@ -5,7 +5,10 @@ use tracing::{info, warn};
 use super::UsageError;
 use super::process::{self, Process, bind, bus_config, store_config};
 use crate::config::{AuthSettings, Origins, Resolved, Role, Setting, Settings};
-use crate::gateway::{self, AllowedOrigins, Auth, GatewayConfig};
+use crate::gateway::{self, AllowedOrigins, Auth, GatewayConfig, GatewayLimits};
+
+/// Open files that a gateway needs besides its sockets, for requests that are none yet.
+const OPEN_FILES_BESIDE: u64 = 5_000;
 
 /// Flags of `catchup gateway`.
 #[derive(clap::Args)]
@@ -31,6 +34,7 @@ pub fn run(arguments: &GatewayArguments) -> anyhow::Result<()> {
         let process = Process::start("gateway", &resolved, shutdown).await?;
         info!("clients connect to ws://{}/v1/ws", listener.local_addr()?);
         warn_of_weakness(&resolved);
+        check_open_files(resolved.max_connections);
         let (metrics, health, shutdown) = process.shared();
         let result = gateway::run(config, listener, metrics, health, shutdown).await;
         process.finish().await;
@@ -53,6 +57,12 @@ fn config(resolved: &Resolved, demo: bool) -> Result<GatewayConfig, UsageError> 
             Origins::Any => AllowedOrigins::Any,
             Origins::Listed(list) => AllowedOrigins::Listed(list),
         },
+        limits: GatewayLimits {
+            connections_max: resolved.max_connections,
+            address_connections_max: resolved.max_connections_per_address,
+            connects_per_second: resolved.connects_per_second,
+        },
+        drain: resolved.drain,
         demo,
     })
 }
@@ -70,6 +80,21 @@ fn auth(resolved: &Resolved) -> Result<Auth, UsageError> {
                 ))
             })
         }
+        Some(AuthSettings::Jwks { url }) => Auth::with_key_set(url.reveal())
+            .map_err(|error| UsageError(format!("CATCHUP_JWKS_URL: {error}"))),
+    }
+}
+
+/// Each socket is an open file. Beyond their limit connections are not accepted, instead of being
+/// refused with a reason.
+fn check_open_files(connections_max: u32) {
+    let open_files_max = process::raise_open_files();
+    if open_files_max < u64::from(connections_max) + OPEN_FILES_BESIDE {
+        warn!(
+            open_files_max,
+            "the limit of open files is too low for CATCHUP_MAX_CONNECTIONS={connections_max}: \
+             raise it (ulimit -n), or lower the setting"
+        );
     }
 }
 
@@ -82,6 +107,9 @@ fn warn_of_weakness(resolved: &Resolved) {
         // RFC 7518 §3.2 asks for a key as long as the hash.
         Some(AuthSettings::JwtSecret(secret)) if secret.reveal().len() < 32 => {
             warn!("CATCHUP_JWT_SECRET is shorter than 32 bytes: it can be guessed");
+        }
+        Some(AuthSettings::Jwks { url }) if url.reveal().starts_with("http:") => {
+            warn!("CATCHUP_JWKS_URL is not https: whoever sits on the way can choose the keys");
         }
         _ => {}
     }

@@ -1,11 +1,13 @@
 //! What every long-running command does around its own work: runtime, signals, log, admin server.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use tokio::net::TcpListener;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +18,9 @@ use crate::config::{self, Resolved, Role, Setting, Settings, Surroundings};
 use crate::mailbox::StoreConfig;
 use crate::telemetry::{Health, Metrics, admin, logging};
 
+/// Most connections that the kernel holds until they are accepted; it may have a lower limit of
+/// its own (`net.core.somaxconn`).
+const UNACCEPTED_MAX: u32 = 4_096;
 /// How long tasks that do not end by themselves keep the process.
 const RUNTIME_END_SECONDS_MAX: Duration = Duration::from_secs(1);
 
@@ -156,8 +161,39 @@ pub(super) fn store_config(resolved: &Resolved) -> StoreConfig {
 ///
 /// An address that is taken, not this machine's, or not allowed; the text names the setting.
 pub(super) async fn bind(setting: Setting, address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+    listen(address).await.map_err(|error| {
         let variable = setting.variable();
         anyhow!("{variable}: cannot listen on {address}: {error}; choose another address")
     })
+}
+
+/// The first of the name's addresses that can be listened on.
+async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut result = Err(io::Error::other("the name has no address"));
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = match address.is_ipv4() {
+            true => TcpSocket::new_v4()?,
+            false => TcpSocket::new_v6()?,
+        };
+        // A process that starts again must not wait for the last one's connections.
+        socket.set_reuseaddr(true)?;
+        result = socket
+            .bind(address)
+            .and_then(|()| socket.listen(UNACCEPTED_MAX));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// Allows this process as many open files as the machine does, and returns that number.
+pub(super) fn raise_open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return u64::MAX;
+    };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
 }

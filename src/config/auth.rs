@@ -3,7 +3,7 @@
 use super::secret::Secret;
 use super::setting::Setting;
 use super::sources::{Surroundings, Values};
-use super::{ConfigError, Role};
+use super::{ConfigError, Role, value};
 
 /// How a gateway knows its clients.
 #[derive(Debug, Clone)]
@@ -19,6 +19,11 @@ pub enum AuthSettings {
         /// The file's text, not yet looked at.
         pem: String,
     },
+    /// Tokens signed with one of the keys of a set that is fetched.
+    Jwks {
+        /// An `http` or `https` URL that may hold a password.
+        url: Secret,
+    },
 }
 
 /// The three sources of keys, of which exactly one must be given.
@@ -27,7 +32,8 @@ const KEY_SOURCES: [Setting; 3] = [
     Setting::JwtPublicKeyFile,
     Setting::JwksUrl,
 ];
-const KEY_SOURCES_TEXT: &str = "CATCHUP_JWT_SECRET or CATCHUP_JWT_PUBLIC_KEY_FILE";
+const KEY_SOURCES_TEXT: &str =
+    "CATCHUP_JWT_SECRET, CATCHUP_JWT_PUBLIC_KEY_FILE or CATCHUP_JWKS_URL";
 
 pub(super) fn resolve(
     role: Role,
@@ -82,9 +88,11 @@ fn key_source(
             })?;
             Ok(AuthSettings::JwtPublicKey { file, pem })
         }
-        _ => Err(values.error(
-            key,
-            &format!("key sets are not supported by this version: use {KEY_SOURCES_TEXT}"),
-        )),
+        _ => {
+            let url = values.read(Setting::JwksUrl, value::jwks_url)?;
+            Ok(AuthSettings::Jwks {
+                url: Secret::new(url),
+            })
+        }
     }
 }

@@ -25,7 +25,10 @@ pub use auth::AuthSettings;
 pub use secret::{Secret, redact_url};
 pub use setting::{Setting, Settings};
 pub use sources::Surroundings;
-pub use value::{MAX_MESSAGES_MAX, MESSAGE_TTL_MAX, MESSAGE_TTL_MIN, Origins};
+pub use value::{
+    CONNECTIONS_MAX, CONNECTS_PER_SECOND_MAX, DRAIN_MAX, MAX_MESSAGES_MAX, MESSAGE_TTL_MAX,
+    MESSAGE_TTL_MIN, Origins,
+};
 
 use sources::Values;
 
@@ -80,6 +83,14 @@ pub struct Resolved {
     /// Who a client is; only for a gateway.
     pub auth: Option<AuthSettings>,
     pub allowed_origins: Origins,
+    /// Over how long a gateway's sockets are closed when it leaves.
+    pub drain: Duration,
+    /// Most sockets of a gateway.
+    pub max_connections: u32,
+    /// Most sockets of a gateway from one peer address.
+    pub max_connections_per_address: u32,
+    /// New sockets a second.
+    pub connects_per_second: u32,
     /// A filter that [`logging::parse_filter`] takes.
     pub log: String,
     pub log_format: LogFormat,
@@ -108,6 +119,11 @@ pub fn resolve(
         max_messages: values.read(Setting::MaxMessages, value::max_messages)?,
         auth: auth::resolve(role, &values, surroundings)?,
         allowed_origins: values.read(Setting::AllowedOrigins, value::origins)?,
+        drain: values.read(Setting::Drain, value::drain)?,
+        max_connections: values.read(Setting::MaxConnections, value::connections)?,
+        max_connections_per_address: values
+            .read(Setting::MaxConnectionsPerAddress, value::connections)?,
+        connects_per_second: values.read(Setting::ConnectsPerSecond, value::connects)?,
         log: values.read(Setting::Log, |text| {
             logging::parse_filter(text).map(|_filter| text.to_owned())
         })?,

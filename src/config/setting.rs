@@ -77,11 +77,26 @@ settings! {
     JwtSecret, jwt_secret, "jwt_secret", "", "SECRET";
     /// PEM file with the public key of tokens [CATCHUP_JWT_PUBLIC_KEY_FILE]
     JwtPublicKeyFile, jwt_public_key_file, "jwt_public_key_file", "", "FILE";
-    /// URL of a set of public keys [CATCHUP_JWKS_URL]; not supported by this version
+    /// URL of a set of public keys (JWKS), http or https; fetched again every few minutes and when
+    /// a token names a key that is not in it [CATCHUP_JWKS_URL]
     JwksUrl, jwks_url, "jwks_url", "", "URL";
     /// Browser origins that may connect, comma-separated, or * [CATCHUP_ALLOWED_ORIGINS; default:
     /// same origin]
     AllowedOrigins, allowed_origins, "allowed_origins", "", "ORIGINS";
+    /// Over how long a gateway that leaves spreads its clients' reconnects, 0s to 10m. Give it that
+    /// and 15 s more before you kill it [CATCHUP_DRAIN; default: 30s]
+    Drain, drain, "drain", "30s", "DURATION";
+    /// Most sockets of one gateway; one more is refused with 429 [CATCHUP_MAX_CONNECTIONS; default:
+    /// 50000]
+    MaxConnections, max_connections, "max_connections", "50000", "COUNT";
+    /// Most sockets from one peer address (IPv6: from one /64 network). Behind a proxy all clients
+    /// have its address: set it to the number that one proxy may bring
+    /// [CATCHUP_MAX_CONNECTIONS_PER_ADDRESS; default: 25000]
+    MaxConnectionsPerAddress, max_connections_per_address, "max_connections_per_address", "25000",
+        "COUNT";
+    /// New sockets a second that a gateway lets in; more wait for up to a second, and beyond that
+    /// are asked to come back later (503, Retry-After) [CATCHUP_CONNECTS_PER_SECOND; default: 500]
+    ConnectsPerSecond, connects_per_second, "connects_per_second", "500", "COUNT";
     /// Log filter: a level, or MODULE=LEVEL, comma-separated [CATCHUP_LOG; default: info]
     Log, log, "log", "info", "FILTER";
     /// Log format: text or json [CATCHUP_LOG_FORMAT; default: text]

@@ -74,6 +74,10 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(resolved.max_messages, 1_000);
     assert!(resolved.auth.is_none());
     assert_eq!(resolved.allowed_origins, Origins::Same);
+    assert_eq!(resolved.drain, Duration::from_secs(30));
+    assert_eq!(resolved.max_connections, 50_000);
+    assert_eq!(resolved.max_connections_per_address, 25_000);
+    assert_eq!(resolved.connects_per_second, 500);
     assert_eq!(
         (resolved.log.as_str(), resolved.log_format),
         ("info", LogFormat::Text)
@@ -301,6 +305,19 @@ fn numbers_and_words_are_checked() {
             "many",
         ],
     );
+    checks(
+        "CATCHUP_DRAIN",
+        &["0s", "250ms", "30s", "10m", "600s"],
+        &["0", "601s", "11m", "1h", "-1s", "soon"],
+    );
+    for (name, most, more) in [
+        ("CATCHUP_MAX_CONNECTIONS", "1000000", "1000001"),
+        ("CATCHUP_MAX_CONNECTIONS_PER_ADDRESS", "1000000", "1000001"),
+        ("CATCHUP_CONNECTS_PER_SECOND", "100000", "100001"),
+    ] {
+        let bad = ["0", "-1", "+5", "1.5", "1e3", more, "4294967297", "none"];
+        checks(name, &["1", "050", most], &bad);
+    }
     checks("CATCHUP_AUTH", &["jwt", "none"], &["JWT", "basic"]);
     checks(
         "CATCHUP_LOG",
@@ -352,10 +369,35 @@ fn what_comes_later_is_refused_where_it_is_used() {
         let environment = [("CATCHUP_REDIS_URL", url)];
         assert!(try_resolve(Role::Publish, &[], &environment, &[]).is_ok());
     }
-    let error = gateway(&[("CATCHUP_JWKS_URL", "https://hunter2")]).unwrap_err();
-    assert!(error.starts_with("CATCHUP_JWKS_URL (environment): key sets are not supported"));
-    assert!(error.contains("CATCHUP_JWT_SECRET"), "{error}");
-    assert!(worker(&[("CATCHUP_JWKS_URL", "https://a")]).is_ok());
+}
+
+#[test]
+fn a_key_set_has_a_url() {
+    for url in [
+        "https://id.example/.well-known/jwks.json",
+        "http://127.0.0.1:1/a?b=c",
+        "HTTPS://u:hunter2@[::1]",
+    ] {
+        match gateway(&[("CATCHUP_JWKS_URL", url)]).unwrap().auth {
+            Some(AuthSettings::Jwks { url }) => assert!(url.reveal().starts_with("http")),
+            other => panic!("{other:?}"),
+        }
+    }
+    for url in [
+        "hunter2",
+        "ftp://hunter2/k",
+        "file:///hunter2",
+        "https://:hunter2@",
+        "jwks.json",
+    ] {
+        let error = gateway(&[("CATCHUP_JWKS_URL", url)]).unwrap_err();
+        assert!(
+            error.starts_with("CATCHUP_JWKS_URL (environment): is no URL of a key set"),
+            "{error}"
+        );
+        // A gateway's setting: others do not look at it.
+        assert!(worker(&[("CATCHUP_JWKS_URL", url)]).is_ok());
+    }
 }
 
 #[test]
@@ -385,6 +427,10 @@ fn a_gateway_has_exactly_one_key() {
     assert!(error(&[secret, ("CATCHUP_JWKS_URL", "u")]).starts_with("CATCHUP_JWKS_URL"));
     assert!(error(&[none, secret]).starts_with("CATCHUP_JWT_SECRET (environment): contradicts"));
     assert!(error(&[none, file]).starts_with("CATCHUP_JWT_PUBLIC_KEY_FILE (environment): "));
+    let jwks = ("CATCHUP_JWKS_URL", "https://a/k");
+    assert!(error(&[none, jwks]).starts_with("CATCHUP_JWKS_URL (environment): contradicts"));
+    assert!(error(&[file, jwks]).contains("contradicts CATCHUP_JWT_PUBLIC_KEY_FILE"));
+    assert!(error(&[]).contains("CATCHUP_JWKS_URL"));
     let absent = error(&[("CATCHUP_JWT_PUBLIC_KEY_FILE", "absent.pem")]);
     assert!(absent.contains("CATCHUP_JWT_PUBLIC_KEY_FILE") && absent.contains("cannot be read"));
     // Those are a gateway's settings: others do not look at the file, nor at contradictions.

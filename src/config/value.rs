@@ -14,6 +14,12 @@ pub const MESSAGE_TTL_MIN: Duration = Duration::from_secs(1);
 pub const MESSAGE_TTL_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// The highest cap on the messages that wait for one user.
 pub const MAX_MESSAGES_MAX: u64 = 100_000;
+/// The longest time that a gateway may take to leave.
+pub const DRAIN_MAX: Duration = Duration::from_secs(600);
+/// The highest limit on the sockets of a gateway; each costs a file descriptor and a few KiB.
+pub const CONNECTIONS_MAX: u32 = 1_000_000;
+/// The highest limit on new sockets a second.
+pub const CONNECTS_PER_SECOND_MAX: u32 = 100_000;
 /// Most characters of a namespace.
 pub const NAMESPACE_CHARACTERS_MAX: usize = 32;
 /// Most characters of a node's name.
@@ -165,17 +171,44 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is no duration: write 24h, 30s or 250ms"))
 }
 
-pub(super) fn max_messages(text: &str) -> Result<u64, String> {
-    let number = text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok());
-    match number.flatten() {
-        Some(number @ 1..=MAX_MESSAGES_MAX) => Ok(number),
-        _ => Err(format!(
-            "{text:?} must be a number from 1 to {MAX_MESSAGES_MAX}"
-        )),
+pub(super) fn drain(text: &str) -> Result<Duration, String> {
+    let drain = duration(text)?;
+    if drain <= DRAIN_MAX {
+        return Ok(drain);
     }
+    Err(format!("{text:?} must lie between 0s and 10m"))
+}
+
+pub(super) fn max_messages(text: &str) -> Result<u64, String> {
+    number(text, MAX_MESSAGES_MAX)
+}
+
+pub(super) fn connections(text: &str) -> Result<u32, String> {
+    number(text, CONNECTIONS_MAX)
+}
+
+pub(super) fn connects(text: &str) -> Result<u32, String> {
+    number(text, CONNECTS_PER_SECOND_MAX)
+}
+
+/// A whole number from 1 to `max`, in digits only.
+fn number<N>(text: &str, max: N) -> Result<N, String>
+where
+    N: std::str::FromStr + PartialOrd + From<u8> + std::fmt::Display,
+{
+    let number = text.bytes().all(|byte| byte.is_ascii_digit());
+    match number.then(|| text.parse::<N>().ok()).flatten() {
+        Some(number) if number >= N::from(1) && number <= max => Ok(number),
+        _ => Err(format!("{text:?} must be a number from 1 to {max}")),
+    }
+}
+
+/// The URL of a key set. Errors do not show it: it may hold a password.
+pub(super) fn jwks_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).ok();
+    url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .map(String::from)
+        .ok_or_else(|| "is no URL of a key set: write https://HOST/PATH".to_owned())
 }
 
 pub(super) fn origins(text: &str) -> Result<Origins, String> {

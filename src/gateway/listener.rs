@@ -1,6 +1,7 @@
 //! Accepts TCP connections and answers HTTP on them.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,77 +12,109 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::node::{CONNECTIONS_MAX, Node};
+use super::limits::{HEAD_BYTES_MAX, HEAD_SECONDS_MAX, REQUESTS_MAX};
+use super::node::Node;
 use super::refusal::json_response;
 use super::{demo, websocket};
+use crate::telemetry::Limit;
 
-/// A client that takes longer over the head of a request loses its connection.
-const HEAD_SECONDS_MAX: Duration = Duration::from_secs(10);
-/// Longest head of a request; a token may be 8 KiB of it.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Most requests that are not sockets yet, at one time; more wait in the listener's queue.
-const REQUESTS_MAX: usize = 4_096;
 /// Pause after a failed accept, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const _: () = assert!(REQUESTS_MAX < CONNECTIONS_MAX);
+/// Where a request comes from.
+#[derive(Clone)]
+pub struct Origin {
+    pub address: IpAddr,
+    /// A place among the requests that are no sockets yet, for as long as a clone is held.
+    _place: Arc<OwnedSemaphorePermit>,
+}
 
 /// Serves until `shutdown`.
 pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
-            accepted = async {
-                // The semaphore is never closed.
-                let place = Arc::clone(&places).acquire_owned().await.ok();
-                (listener.accept().await, place)
-            } => accepted,
+            accepted = accept(&node, &listener, &places) => accepted,
         };
         match accepted {
-            (Ok((stream, _)), place) => {
+            Ok((stream, origin)) => {
+                is_failing = false;
                 let node = Arc::clone(&node);
                 let shutdown = shutdown.clone();
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = answer(node, stream) => {}
+                        () = answer(node, stream, origin) => {}
                         () = shutdown.cancelled() => {}
                     }
-                    drop(place);
                 });
             }
-            (Err(error), _) => {
-                tracing::warn!("cannot accept a connection: {error}");
+            Err(error) => {
+                node.metrics.limit_hit(Limit::OpenFiles);
+                if !is_failing {
+                    tracing::warn!("cannot accept connections: {error}");
+                }
+                is_failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
+async fn accept(
+    node: &Node,
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, Origin)> {
+    let place = match Arc::clone(places).try_acquire_owned() {
+        Ok(place) => place,
+        Err(_) => {
+            node.metrics.limit_hit(Limit::Requests);
+            let place = Arc::clone(places).acquire_owned().await;
+            place.map_err(std::io::Error::other)?
+        }
+    };
+    let (stream, address) = listener.accept().await?;
+    let origin = Origin {
+        address: address.ip(),
+        _place: Arc::new(place),
+    };
+    Ok((stream, origin))
+}
+
 /// Answers the requests of one connection, until it becomes a socket or ends.
-async fn answer(node: Arc<Node>, stream: TcpStream) {
+async fn answer(node: Arc<Node>, stream: TcpStream, origin: Origin) {
     // Without it a small frame waits for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
+    let metrics = Arc::clone(&node.metrics);
     let service = service_fn(move |request| {
-        let node = Arc::clone(&node);
-        async move { Ok::<_, Infallible>(respond(node, request).await) }
+        let (node, origin) = (Arc::clone(&node), origin.clone());
+        async move { Ok::<_, Infallible>(respond(node, request, origin).await) }
     });
-    // An error is the client's: it left, or sent something that is no HTTP.
-    let _ = hyper::server::conn::http1::Builder::new()
+    let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_SECONDS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
+    // Any other error is the client's: it left, or sent something that is no HTTP.
+    if served.is_err_and(|error| error.is_timeout()) {
+        metrics.limit_hit(Limit::Handshake);
+    }
 }
 
-async fn respond(node: Arc<Node>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(
+    node: Arc<Node>,
+    request: Request<Incoming>,
+    origin: Origin,
+) -> Response<Full<Bytes>> {
     match request.uri().path() {
-        "/v1/ws" => websocket::open(node, request).await,
+        "/v1/ws" => websocket::open(node, request, origin).await,
         _ if node.is_demo => demo::respond(&node, request).await,
         _ => json_response(
             StatusCode::NOT_FOUND,

@@ -3,18 +3,25 @@
 //! `listener` accepts, `websocket` lets in and upgrades, `connection` runs one socket with the
 //! session machine, `registry` knows who is here, `forwarding` hands on what workers send,
 //! `broadcasts` follows the events for everyone into the `ring`, `presence` keeps the node's lease
-//! and the set of its users.
+//! and the set of its users, `drain` tells the sockets to go when the node leaves. Every limit
+//! stands in `limits`.
 
 mod allowance;
 mod auth;
 mod broadcasts;
+mod chance;
 mod connection;
 mod demo;
+mod drain;
 mod forwarding;
+mod limits;
 mod listener;
+mod membership;
 mod node;
 mod operations;
 mod outbox;
+mod pacer;
+mod places;
 mod presence;
 mod refusal;
 mod registry;
@@ -29,7 +36,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use auth::{AllowedOrigins, Auth, InvalidKey};
+pub use auth::{AllowedOrigins, Auth, InvalidKey, InvalidUrl};
+pub use limits::GatewayLimits;
 
 use crate::bus::{BusConfig, BusError};
 use crate::mailbox::{ConfigError, Store, StoreConfig};
@@ -38,8 +46,6 @@ use node::{Node, Parts};
 use presence::PresenceError;
 use registry::Signal;
 
-/// How long the sockets may take to be told and to go when the node leaves.
-const LEAVE_SECONDS_MAX: Duration = Duration::from_secs(8);
 /// The progress that `/healthz` wants to see is noted this often.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -51,6 +57,9 @@ pub struct GatewayConfig {
     pub node: String,
     pub auth: Auth,
     pub origins: AllowedOrigins,
+    pub limits: GatewayLimits,
+    /// Over how long the reconnects of its clients are spread when it leaves.
+    pub drain: Duration,
     /// Serves the demo page at `/` and its publish endpoint. Only for `catchup dev`.
     pub demo: bool,
 }
@@ -91,28 +100,43 @@ pub async fn run(
         is_demo: config.demo,
         message_ttl,
         cap,
+        limits: config.limits,
     }));
     // Ends the listener and the tasks below when this function returns.
     let ended = CancellationToken::new();
     let _guard = ended.clone().drop_guard();
     tokio::spawn(listener::serve(Arc::clone(&node), listener, ended.clone()));
     tokio::spawn(beat(Arc::clone(&node), ended.clone()));
+    if let Auth::Jwks(source) = &node.auth {
+        let keep = Arc::clone(source).keep(node.health.clone(), Arc::clone(&node.metrics));
+        tokio::spawn(ended.clone().run_until_cancelled_owned(keep));
+    }
 
+    let serving = serve(&node, &config.bus, &ended);
+    tokio::pin!(serving);
     let result = tokio::select! {
-        result = serve(&node, &config.bus, &ended) => result,
-        () = shutdown.cancelled() => Ok(()),
+        result = &mut serving => result,
+        () = shutdown.cancelled() => {
+            begin_to_leave(&node);
+            // Those who are not told yet are served, and the lease is kept.
+            tokio::select! {
+                result = &mut serving => result,
+                () = drain::leave(&node, Signal::Leave, config.drain) => Ok(()),
+            }
+        }
     };
-    node.health.drain();
-    node.leaving.cancel();
-    let signal = match &result {
-        Ok(()) => Signal::Leave,
-        Err(_) => Signal::NameTaken,
-    };
-    leave(&node, signal).await;
-    if result.is_ok() {
-        presence::end(&node).await;
+    begin_to_leave(&node);
+    match &result {
+        Ok(()) => presence::end(&node).await,
+        Err(_) => drain::leave(&node, Signal::NameTaken, Duration::ZERO).await,
     }
     result
+}
+
+/// From here on the node is not ready, and lets nobody in.
+fn begin_to_leave(node: &Node) {
+    node.health.drain();
+    node.leaving.cancel();
 }
 
 /// Everything a node does besides answering requests. Ends only with an error.
@@ -144,19 +168,6 @@ async fn serve(
         result = forwards => Ok(result?),
         result = follow => Ok(result?),
         error = presence::keep(Arc::clone(node), epoch) => Err(error.into()),
-    }
-}
-
-/// Tells every socket to go, and waits for them.
-async fn leave(node: &Node, signal: Signal) {
-    for handle in node.registry.handles() {
-        handle.signal(signal);
-    }
-    node.connections.close();
-    let gone = tokio::time::timeout(LEAVE_SECONDS_MAX, node.connections.wait()).await;
-    if gone.is_err() {
-        let left = node.connections.len();
-        tracing::warn!("{left} sockets did not go in time; their messages wait for them");
     }
 }
 

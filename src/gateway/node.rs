@@ -1,24 +1,25 @@
 //! What the parts of a gateway share.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::auth::{AllowedOrigins, Auth};
+use super::limits::{GatewayLimits, REPLAYS_MAX};
+use super::pacer::Pacer;
+use super::places::Places;
 use super::presence::Changes;
 use super::registry::Registry;
 use super::ring::Ring;
 use super::store_clock::StoreClock;
 use crate::bus::Bus;
 use crate::mailbox::Store;
-use crate::telemetry::{Health, Metrics};
-
-/// Most sockets of one node.
-pub const CONNECTIONS_MAX: usize = 50_000;
+use crate::telemetry::{Health, Limit, Metrics};
 
 /// One gateway process.
 pub struct Node {
@@ -41,13 +42,18 @@ pub struct Node {
     pub is_demo: bool,
     /// How long a message may wait.
     pub message_ttl: Duration,
+    pub limits: GatewayLimits,
+    /// How many sockets there are.
+    pub places: Arc<Places>,
+    /// At what rate new ones are let in.
+    pub pacer: Pacer,
     /// Cancelled when the node stops to accept.
     pub leaving: CancellationToken,
     /// The tasks of all connections.
     pub connections: TaskTracker,
     bus: RwLock<Option<Bus>>,
     numbers: AtomicU64,
-    open: AtomicUsize,
+    replays: Semaphore,
 }
 
 /// What a new node is made of.
@@ -62,6 +68,7 @@ pub struct Parts {
     pub message_ttl: Duration,
     /// Most messages of one kind that wait for a user.
     pub cap: u64,
+    pub limits: GatewayLimits,
 }
 
 impl Node {
@@ -70,6 +77,9 @@ impl Node {
             name: parts.name.into(),
             incarnation: uuid::Uuid::now_v7().simple().to_string().into(),
             store: parts.store,
+            places: Arc::new(Places::new(parts.limits, Arc::clone(&parts.metrics))),
+            pacer: Pacer::new(parts.limits.connects_per_second, Instant::now()),
+            limits: parts.limits,
             metrics: parts.metrics,
             health: parts.health,
             registry: Registry::default(),
@@ -85,7 +95,7 @@ impl Node {
             connections: TaskTracker::new(),
             bus: RwLock::new(None),
             numbers: AtomicU64::new(1),
-            open: AtomicUsize::new(0),
+            replays: Semaphore::new(REPLAYS_MAX),
         }
     }
 
@@ -104,22 +114,14 @@ impl Node {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A place among the sockets of this node, or `None` where all are taken.
-    pub fn open_place(self: &Arc<Node>) -> Option<OpenPlace> {
-        let place = OpenPlace(Arc::clone(self));
-        let before = self.open.fetch_add(1, Ordering::AcqRel);
-        self.metrics.connection_opened();
-        (before < CONNECTIONS_MAX).then_some(place)
-    }
-}
-
-/// One of the sockets that a node may have; given back when dropped.
-pub struct OpenPlace(Arc<Node>);
-
-impl Drop for OpenPlace {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.metrics.connection_closed();
+    /// A turn to read from a mailbox, in the order of asking. `None` never comes: it would mean
+    /// that the node is gone.
+    pub async fn replay_turn(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.replays.try_acquire() {
+            return Some(turn);
+        }
+        self.metrics.limit_hit(Limit::Replays);
+        self.replays.acquire().await.ok()
     }
 }
 

@@ -45,6 +45,7 @@ pub async fn register_first(
     peer: &Peer,
     mut cursor: Option<Position>,
 ) -> Result<Registered, MailboxError> {
+    let _turn = node.replay_turn().await;
     if let Some(position) = &mut cursor {
         let everyone = &mut position.places.everyone;
         *everyone = broadcasts::known_place(node, *everyone).await?;
@@ -74,6 +75,7 @@ pub fn register_again(
     cursor: Option<Position>,
 ) -> Reading {
     Box::pin(async move {
+        let _turn = node.replay_turn().await;
         let link = node.store.connect().await?;
         let request = Register {
             order: Some(order),
@@ -110,6 +112,7 @@ pub fn read_page(
     messages_max: usize,
 ) -> Reading {
     Box::pin(async move {
+        let _turn = node.replay_turn().await;
         let link = link_of(&node, &after).await?;
         let request = PageRequest {
             messages_max,

@@ -96,6 +96,10 @@ impl Outbox {
             let Some((message, account)) = self.queue.pop_front() else {
                 return std::future::pending().await;
             };
+            if self.queue.is_empty() {
+                // An idle socket keeps no room for frames.
+                self.queue = VecDeque::new();
+            }
             self.sink.start_send_unpin(message)?;
             self.in_flight = Some(account);
         }

@@ -1,13 +1,14 @@
 //! Which sockets this node holds, by user.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{self, error::TrySendError};
 
+use super::limits::USER_CONNECTIONS_MAX;
 use crate::session::Forwarded;
 
 /// Most forwards that wait for one socket's task; one more makes it read its mailbox instead.
@@ -41,37 +42,73 @@ pub enum Signal {
 #[derive(Clone)]
 pub struct Handle {
     pub number: u64,
-    queue: mpsc::Sender<Item>,
-    signals: Arc<Signals>,
+    shared: Arc<Shared>,
 }
 
-/// The receiving half.
-pub struct Inbox {
-    pub queue: mpsc::Receiver<Item>,
-    pub signals: Arc<Signals>,
-}
+/// The receiving half, for one task.
+pub struct Inbox(Arc<Shared>);
 
-/// Signals raised and not yet taken.
+/// What both halves share. A channel of the runtime keeps room for 32 items, 3 KiB, for as long as
+/// it lives; this queue of an idle socket has none.
 #[derive(Default)]
-pub struct Signals {
+struct Shared {
+    queue: Mutex<VecDeque<Item>>,
+    queued: Notify,
+    /// Signals not yet taken.
     raised: AtomicU8,
-    notify: Notify,
+    /// Milliseconds that the client is asked to stay away.
+    retry_delay_ms: AtomicU32,
+    signalled: Notify,
 }
 
-impl Signals {
-    fn raise(&self, signal: Signal) {
-        self.raised.fetch_or(signal as u8, Ordering::AcqRel);
-        self.notify.notify_one();
+impl Inbox {
+    /// Waits for the next item. May be dropped and called again.
+    pub async fn item(&self) -> Item {
+        loop {
+            match self.0.pop() {
+                Some(item) => return item,
+                None => self.0.queued.notified().await,
+            }
+        }
     }
 
-    /// Waits for at least one signal and takes all of them.
-    pub async fn taken(&self) -> Taken {
+    /// Waits for at least one signal and takes all of them. May be dropped and called again.
+    pub async fn signals(&self) -> Taken {
         loop {
-            match self.raised.swap(0, Ordering::AcqRel) {
-                0 => self.notify.notified().await,
+            match self.0.raised.swap(0, Ordering::AcqRel) {
+                0 => self.0.signalled.notified().await,
                 raised => return Taken(raised),
             }
         }
+    }
+
+    /// How long the client is asked to stay away, where it was told to go.
+    pub fn retry_delay(&self) -> Duration {
+        let milliseconds = self.0.retry_delay_ms.load(Ordering::Acquire);
+        Duration::from_millis(u64::from(milliseconds))
+    }
+}
+
+impl Shared {
+    /// False where it is full.
+    fn push(&self, item: Item) -> bool {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() >= CONNECTION_QUEUE_MAX {
+            return false;
+        }
+        queue.push_back(item);
+        drop(queue);
+        self.queued.notify_one();
+        true
+    }
+
+    fn pop(&self) -> Option<Item> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let item = queue.pop_front();
+        if queue.is_empty() {
+            *queue = VecDeque::new();
+        }
+        item
     }
 }
 
@@ -88,19 +125,35 @@ impl Taken {
 impl Handle {
     /// A connection's two halves.
     pub fn new(number: u64) -> (Handle, Inbox) {
-        let (sender, queue) = mpsc::channel(CONNECTION_QUEUE_MAX);
-        let signals = Arc::new(Signals::default());
+        let shared = Arc::new(Shared::default());
         let handle = Handle {
             number,
-            queue: sender,
-            signals: Arc::clone(&signals),
+            shared: Arc::clone(&shared),
         };
-        (handle, Inbox { queue, signals })
+        (handle, Inbox(shared))
     }
 
     pub fn signal(&self, signal: Signal) {
-        self.signals.raise(signal);
+        self.shared.raised.fetch_or(signal as u8, Ordering::AcqRel);
+        self.shared.signalled.notify_one();
     }
+
+    /// Tells it to go, and for how long the client is to stay away.
+    pub fn send_away(&self, signal: Signal, retry_delay: Duration) {
+        let milliseconds = u32::try_from(retry_delay.as_millis()).unwrap_or(u32::MAX);
+        (self.shared.retry_delay_ms).store(milliseconds, Ordering::Release);
+        self.signal(signal);
+    }
+}
+
+/// What became of a connection that wants to be reachable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// The user's first on this node.
+    First,
+    Further,
+    /// The user has [`USER_CONNECTIONS_MAX`] already; it was not added.
+    TooMany,
 }
 
 type Shard = HashMap<Arc<str>, Vec<Handle>>;
@@ -122,12 +175,19 @@ impl Default for Registry {
 
 impl Registry {
     /// Makes a connection reachable; before it is registered in Redis, so that no forward can
-    /// come too early. Returns true where it is the user's first on this node.
-    pub fn add(&self, user: &Arc<str>, handle: Handle) -> bool {
+    /// come too early.
+    pub fn add(&self, user: &Arc<str>, handle: Handle) -> Added {
         let mut shard = self.shard(user);
-        let handles = shard.entry(Arc::clone(user)).or_default();
-        handles.push(handle);
-        handles.len() == 1
+        if let Some(handles) = shard.get_mut(user) {
+            if handles.len() >= USER_CONNECTIONS_MAX {
+                return Added::TooMany;
+            }
+            handles.push(handle);
+            return Added::Further;
+        }
+        // Most users have one: `push` would make room for four.
+        shard.insert(Arc::clone(user), vec![handle]);
+        Added::First
     }
 
     /// Returns true where it was the user's last on this node.
@@ -154,7 +214,7 @@ impl Registry {
         let shard = self.shard(user);
         let mut busy = 0;
         for handle in shard.get(user).into_iter().flatten() {
-            if let Err(TrySendError::Full(_)) = handle.queue.try_send(item()) {
+            if !handle.shared.push(item()) {
                 handle.signal(Signal::Overflowed);
                 busy += 1;
             }
@@ -170,7 +230,7 @@ impl Registry {
             for (user, handles) in shard.iter() {
                 if exclude != Some(&**user) {
                     for handle in handles {
-                        let _ = handle.queue.try_send(item());
+                        handle.shared.push(item());
                     }
                 }
             }
@@ -228,13 +288,30 @@ mod tests {
         let registry = Registry::default();
         let user: Arc<str> = "ann".into();
         let (handle, inbox) = Handle::new(1);
-        assert!(registry.add(&user, handle));
+        assert_eq!(registry.add(&user, handle), Added::First);
         for _ in 0..CONNECTION_QUEUE_MAX {
             assert_eq!(registry.deliver("ann", item), 0);
         }
         assert_eq!(registry.deliver("ann", item), 1);
-        assert!(inbox.signals.taken().await.has(Signal::Overflowed));
+        assert!(inbox.signals().await.has(Signal::Overflowed));
         assert_eq!(registry.deliver("bob", item), 0);
+        for _ in 0..CONNECTION_QUEUE_MAX {
+            assert!(matches!(inbox.item().await, Item::Ephemeral { .. }));
+        }
+        assert_eq!(inbox.0.queue.lock().unwrap().capacity(), 0);
+        assert_eq!(registry.deliver("ann", item), 0);
+    }
+
+    #[test]
+    fn a_user_has_so_many_connections_and_no_more() {
+        let registry = Registry::default();
+        let user: Arc<str> = "ann".into();
+        for number in 0..USER_CONNECTIONS_MAX as u64 {
+            assert_ne!(registry.add(&user, Handle::new(number).0), Added::TooMany);
+        }
+        assert_eq!(registry.add(&user, Handle::new(99).0), Added::TooMany);
+        assert!(!registry.remove("ann", 5));
+        assert_eq!(registry.add(&user, Handle::new(99).0), Added::Further);
     }
 
     #[tokio::test]
@@ -243,13 +320,13 @@ mod tests {
         let user: Arc<str> = "ann".into();
         let (first, first_inbox) = Handle::new(1);
         let (second, second_inbox) = Handle::new(2);
-        assert!(registry.add(&user, first));
-        assert!(!registry.add(&user, second));
+        assert_eq!(registry.add(&user, first), Added::First);
+        assert_eq!(registry.add(&user, second), Added::Further);
         registry.signal("ann", Some(2), Signal::Replaced);
         registry.signal("ann", None, Signal::Leave);
-        let taken = first_inbox.signals.taken().await;
+        let taken = first_inbox.signals().await;
         assert!(taken.has(Signal::Leave) && !taken.has(Signal::Replaced));
-        assert!(second_inbox.signals.taken().await.has(Signal::Replaced));
+        assert!(second_inbox.signals().await.has(Signal::Replaced));
         assert!(!registry.remove("ann", 1));
         assert!(registry.remove("ann", 2) && !registry.has("ann"));
         assert!(!registry.remove("ann", 2));

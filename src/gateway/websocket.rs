@@ -1,10 +1,10 @@
 //! `GET /v1/ws`: who is let in, and the upgrade.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::SinkExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
@@ -15,7 +15,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -24,26 +24,27 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use super::auth::{Auth, Identified, Unauthorised, token_of};
 use super::connection::{self, Admitted};
 use super::forwarding;
+use super::limits::{
+    ADMISSION_SECONDS_MAX, CLOSE_SECONDS_MAX, QUERY_BYTES_MAX, UPGRADE_SECONDS_MAX,
+};
+use super::listener::Origin;
+use super::membership::Membership;
 use super::node::Node;
 use super::operations::{self, Peer};
+use super::pacer::Turn;
+use super::places::Place;
 use super::refusal::Refusal;
-use super::registry::Handle;
 use crate::event::UserId;
 use crate::mailbox::{ConnectionId, MailboxError};
 use crate::protocol::{CLIENT_FRAME_BYTES_MAX, CloseCode, Cursor, Position};
 use crate::telemetry::Limit;
 
-/// Longest query string that is looked at; a token may be 8 KiB of it.
-const QUERY_BYTES_MAX: usize = 16 * 1024;
 const DEVICE_CHARACTERS_MAX: usize = 64;
 const DEVICE_DEFAULT: &str = "default";
 /// The socket's read buffer. The library's default of 128 KiB is kept by every idle socket.
 const READ_BUFFER_BYTES: usize = 1024;
 /// What may wait in the socket's write buffer: one frame of the largest kind, and its head.
 const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
-/// How long the upgrade may take, and a refusal's close.
-const UPGRADE_SECONDS_MAX: Duration = Duration::from_secs(10);
-
 /// The query parameters of contract §4.
 #[derive(Default)]
 struct Parameters {
@@ -125,7 +126,11 @@ fn decode(value: &str) -> Option<String> {
 }
 
 /// Answers a request for a socket.
-pub async fn open(node: Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub async fn open(
+    node: Arc<Node>,
+    mut request: Request<Incoming>,
+    origin: Origin,
+) -> Response<Full<Bytes>> {
     let accept = match accept_key(&request) {
         Ok(accept) => accept,
         Err(refusal) => {
@@ -140,14 +145,19 @@ pub async fn open(node: Arc<Node>, mut request: Request<Incoming>) -> Response<F
     let query = request.uri().query().unwrap_or_default();
     let parameters = Parameters::parse(query);
     let refuses_by_close = parameters.refuse.as_deref() == Some("close");
-    let admitted = admit(&node, request.headers(), parameters).await;
+    let admitting = admit(&node, request.headers(), parameters, origin.address);
+    let admitted = timeout(ADMISSION_SECONDS_MAX, admitting).await;
+    let admitted = admitted.unwrap_or_else(|_| {
+        node.metrics.limit_hit(Limit::Handshake);
+        Err(Refusal::try_later("the node is too busy: try again"))
+    });
     let upgrade = hyper::upgrade::on(&mut request);
     match admitted {
         Ok(admitted) => {
             node.connections.spawn(serve(admitted, upgrade));
         }
         Err(refusal) if refuses_by_close => {
-            node.connections.spawn(refuse(refusal, upgrade));
+            tokio::spawn(refuse(refusal, upgrade, origin));
         }
         Err(refusal) => return refusal.response(),
     }
@@ -196,11 +206,10 @@ async fn admit(
     node: &Arc<Node>,
     headers: &HeaderMap,
     parameters: Parameters,
+    address: IpAddr,
 ) -> Result<Admitted, Refusal> {
-    if node.leaving.is_cancelled() {
-        return Err(Refusal::try_later("the node goes away: connect to another"));
-    }
-    if node.bus().is_none() {
+    check_leaving(node)?;
+    if node.bus().is_none() || !node.auth.is_ready() {
         return Err(Refusal::try_later("the node is not ready: try again"));
     }
     if !node.origins.allow(headers) {
@@ -209,14 +218,8 @@ async fn admit(
     }
     let acknowledges_itself = parameters.acknowledges_itself()?;
     let device = device(parameters.device)?;
-    let identified = identify(&node.auth, headers, parameters.user, parameters.token)?;
-    let Some(place) = node.open_place() else {
-        node.metrics.limit_hit(Limit::Connections);
-        return Err(Refusal::new(
-            CloseCode::TooMany,
-            "the node has no free place",
-        ));
-    };
+    let identified = identify(&node.auth, headers, parameters.user, parameters.token).await?;
+    let place = take_place(node, address)?;
     let user = identified.user.clone();
     let cursor = position(parameters.cursor.as_deref(), &user, &device);
     let peer = Peer {
@@ -228,15 +231,19 @@ async fn admit(
             number: node.next_number(),
         },
     };
+    take_turn(node).await?;
     // Reachable first, registered second: a forward that comes between waits in the queue.
-    let (handle, inbox) = Handle::new(peer.id.number);
-    if node.registry.add(&peer.user.shared(), handle) {
-        node.presence.note(&peer.user.shared());
-    }
+    let Some((mut membership, inbox)) = Membership::begin(node, &peer) else {
+        node.metrics.limit_hit(Limit::UserConnections);
+        return Err(Refusal::too_many("the user has too many connections"));
+    };
+    // Once more: a node that began to leave before it could see this one does not tell it to go.
+    check_leaving(node)?;
+    membership.note_registering();
     let registered = match operations::register_first(node, &peer, cursor).await {
         Ok(registered) => registered,
         Err(error) => {
-            connection::abandon(node, &peer).await;
+            membership.unregister().await;
             return Err(refusal_of(node, &error));
         }
     };
@@ -250,8 +257,41 @@ async fn admit(
         acknowledges_itself,
         registered,
         inbox,
+        membership,
         place,
     })
+}
+
+fn check_leaving(node: &Node) -> Result<(), Refusal> {
+    match node.leaving.is_cancelled() {
+        true => Err(Refusal::try_later("the node goes away: connect to another")),
+        false => Ok(()),
+    }
+}
+
+fn take_place(node: &Node, address: IpAddr) -> Result<Place, Refusal> {
+    node.places.take(address).map_err(|limit| {
+        node.metrics.limit_hit(limit);
+        Refusal::too_many(match limit {
+            Limit::AddressConnections => "too many connections from this address",
+            _ => "the node has no free place",
+        })
+    })
+}
+
+/// Waits until it is this client's turn.
+async fn take_turn(node: &Node) -> Result<(), Refusal> {
+    match node.pacer.turn(Instant::now()) {
+        Turn::At(at) => {
+            sleep_until(at).await;
+            Ok(())
+        }
+        Turn::Refused(delay) => {
+            node.metrics.limit_hit(Limit::AcceptRate);
+            let message = "too many clients connect at this moment: come back later";
+            Err(Refusal::try_after(delay, message))
+        }
+    }
 }
 
 fn device(given: Option<String>) -> Result<Arc<str>, Refusal> {
@@ -265,7 +305,7 @@ fn device(given: Option<String>) -> Result<Arc<str>, Refusal> {
     ))
 }
 
-fn identify(
+async fn identify(
     auth: &Auth,
     headers: &HeaderMap,
     user: Option<String>,
@@ -283,9 +323,9 @@ fn identify(
                 expires: None,
             })
         }
-        Auth::Jwt(_) => {
+        Auth::Jwt(_) | Auth::Jwks(_) => {
             let token = token_of(headers, token.as_deref()).ok_or(Unauthorised::Missing)?;
-            Ok(auth.check(token)?)
+            Ok(auth.check(token).await?)
         }
     }
 }
@@ -302,7 +342,7 @@ fn refusal_of(node: &Node, error: &MailboxError) -> Refusal {
     match error {
         MailboxError::TooManyDevices => {
             node.metrics.limit_hit(Limit::Devices);
-            Refusal::new(CloseCode::TooMany, "16 devices of the user are connected")
+            Refusal::too_many("16 devices of the user are connected")
         }
         error => {
             tracing::debug!("a connection could not be registered: {error}");
@@ -311,31 +351,40 @@ fn refusal_of(node: &Node, error: &MailboxError) -> Refusal {
     }
 }
 
+/// A task of its own runs the connection: this one has held much that is not needed any more.
 async fn serve(admitted: Admitted, upgrade: OnUpgrade) {
-    match upgraded(upgrade).await {
-        Some(socket) => connection::run(admitted, socket).await,
-        None => connection::abandon(&admitted.node, &admitted.peer).await,
+    match timeout(UPGRADE_SECONDS_MAX, upgraded(upgrade)).await {
+        Ok(Some(socket)) => {
+            let connections = admitted.node.connections.clone();
+            connections.spawn(connection::run(admitted, socket));
+        }
+        Ok(None) => {}
+        Err(_) => admitted.node.metrics.limit_hit(Limit::Handshake),
     }
 }
 
-async fn refuse(refusal: Refusal, upgrade: OnUpgrade) {
+/// Says by a close what an HTTP answer would say. Keeps its place among the requests meanwhile.
+async fn refuse(refusal: Refusal, upgrade: OnUpgrade, _origin: Origin) {
     let close = async {
         let mut socket = upgraded(upgrade).await?;
+        if let Some(frame) = refusal.last_frame() {
+            socket.send(Message::text(frame.encode())).await.ok()?;
+        }
         let frame = CloseFrame {
             code: refusal.code.code().into(),
             reason: refusal.message.into(),
         };
         socket.send(Message::Close(Some(frame))).await.ok()?;
         // The client's answer, so that its socket sees the code and not a reset.
-        while let Some(Ok(_)) = futures_util::StreamExt::next(&mut socket).await {}
+        while let Some(Ok(_)) = socket.next().await {}
         Some(())
     };
-    let _ = timeout(UPGRADE_SECONDS_MAX, close).await;
+    let _ = timeout(CLOSE_SECONDS_MAX, close).await;
 }
 
 /// The plain socket below the HTTP connection, with what the client already sent on it.
 async fn upgraded(upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
-    let upgraded: Upgraded = timeout(UPGRADE_SECONDS_MAX, upgrade).await.ok()?.ok()?;
+    let upgraded: Upgraded = upgrade.await.ok()?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)

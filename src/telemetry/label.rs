@@ -108,12 +108,29 @@ labels! {
 }
 
 labels! {
+    /// A fetch of the key set that tokens are checked with (`catchup_key_fetches_total`).
+    KeyFetch {
+        Fetched => "fetched",
+        /// The last good set stays.
+        Failed => "failed",
+    }
+}
+
+labels! {
     /// A limit that was reached (`catchup_limits_total`).
     Limit {
         /// Connections of one gateway.
         Connections => "connections",
         /// Connections of one user.
         UserConnections => "user_connections",
+        /// Connections from one peer address.
+        AddressConnections => "address_connections",
+        /// Requests that are no connections yet.
+        Requests => "requests",
+        /// Time of a request's head, an admission or an upgrade.
+        Handshake => "handshake",
+        /// Open files of the process.
+        OpenFiles => "open_files",
         /// Connections accepted in one second.
         AcceptRate => "accept_rate",
         /// Devices of one user.

@@ -13,7 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::label::{EventOutcome, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason};
+use super::label::{
+    EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason,
+};
 
 /// Event types that keep their own label; later ones are counted as `other` (contract §7), because
 /// publishers make up types and each one costs a time series.
@@ -63,6 +65,7 @@ pub struct Metrics {
     mailbox: Vec<Histogram>,
     reconciles: Vec<Counter>,
     limits: Vec<Counter>,
+    key_fetches: Vec<Counter>,
 }
 
 impl Default for Metrics {
@@ -113,6 +116,16 @@ impl Metrics {
                 "How often a limit was reached",
                 "limit",
                 Limit::ALL.iter().map(|limit| limit.label()).collect(),
+            ),
+            key_fetches: counters(
+                &mut registry,
+                "key_fetches",
+                "Fetches of the key set that tokens are checked with",
+                "outcome",
+                KeyFetch::ALL
+                    .iter()
+                    .map(|outcome| outcome.label())
+                    .collect(),
             ),
             delivery: histograms(
                 &mut registry,
@@ -210,6 +223,10 @@ impl Metrics {
 
     pub fn limit_hit(&self, limit: Limit) {
         self.limits[limit as usize].inc();
+    }
+
+    pub fn key_fetch(&self, outcome: KeyFetch) {
+        self.key_fetches[outcome as usize].inc();
     }
 
     /// The exposition in Prometheus's text format, version 0.0.4.

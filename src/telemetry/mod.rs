@@ -10,5 +10,7 @@ pub mod logging;
 mod metrics;
 
 pub use health::{Health, NotReady};
-pub use label::{EventOutcome, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason};
+pub use label::{
+    EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason,
+};
 pub use metrics::{EVENT_TYPES_MAX, Metrics};

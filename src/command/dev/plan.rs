@@ -24,14 +24,20 @@ pub const WORKERS_MAX: u16 = 32;
 pub const PORT_MAX: u16 = u16::MAX - ADMIN_PORT_OFFSET - GATEWAYS_MAX - WORKERS_MAX;
 
 /// The settings that the roles take from dev's own environment; all others dev decides.
-const PASSED_ON: [Setting; 6] = [
+const PASSED_ON: [Setting; 9] = [
     Setting::Namespace,
     Setting::MessageTtl,
     Setting::MaxMessages,
     Setting::AllowedOrigins,
+    Setting::MaxConnections,
+    Setting::MaxConnectionsPerAddress,
+    Setting::ConnectsPerSecond,
     Setting::Log,
     Setting::LogFormat,
 ];
+
+/// Ctrl-C should be quick, and there is no other node whose clients would suffer from a peak.
+const DRAIN: &str = "1s";
 
 /// A server that dev starts.
 pub struct ServerPlan {
@@ -234,6 +240,7 @@ fn role_plans(options: &DevArguments, nats_url: &str, redis_url: &str) -> Vec<Ro
             (Setting::RedisUrl, redis_url.to_owned()),
             (Setting::Node, name.to_owned()),
             (Setting::Auth, "none".to_owned()),
+            (Setting::Drain, DRAIN.to_owned()),
             (Setting::AdminListen, local(admin_port)),
         ];
         own.extend(port.map(|port| (Setting::Listen, local(port))));

@@ -8,6 +8,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::http::header::RETRY_AFTER;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -102,8 +103,11 @@ impl Client {
         match connect_async_with_config(request, Some(config), true).await {
             Ok((socket, _)) => Ok(socket),
             Err(Error::Http(response)) => {
+                let retry_after = response.headers().get(RETRY_AFTER);
+                let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+                let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(AWAY_MAX));
                 let body = response.body().as_deref().unwrap_or_default();
-                Err(End::from_refusal(response.status(), body))
+                Err(End::from_refusal(response.status(), retry_after, body))
             }
             // Its text holds the whole URL, and that may hold a token.
             Err(Error::Url(_)) => Err(End::Refused(format!(

@@ -60,7 +60,11 @@ impl End {
     }
 
     /// What an answer other than an upgrade means.
-    pub(super) fn from_refusal(status: StatusCode, body: &[u8]) -> End {
+    pub(super) fn from_refusal(
+        status: StatusCode,
+        retry_after: Option<Duration>,
+        body: &[u8],
+    ) -> End {
         let body = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
         let detail = body["message"]
             .as_str()
@@ -72,7 +76,10 @@ impl End {
             403 => "not allowed",
             404 => "there is no gateway at this --url",
             408 | 429 | 500.. => {
-                return End::lost(format!("refused for a while ({number}){detail}"));
+                return End::Lost {
+                    reason: format!("refused for a while ({number}){detail}"),
+                    delay: retry_after,
+                };
             }
             _ => "refused",
         };

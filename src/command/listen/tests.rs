@@ -319,7 +319,12 @@ async fn refusals_before_the_upgrade_are_understood() {
             let (mut stream, _) = listener.accept().await.unwrap();
             let body = r#"{"code":4001,"message":"why"}"#;
             let length = body.len();
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+            let retry = match status.starts_with("503") {
+                true => "retry-after: 7\r\n",
+                false => "",
+            };
+            let head = format!("HTTP/1.1 {status}\r\n{retry}content-length: {length}\r\n");
+            let answer = format!("{head}\r\n{body}");
             let mut request = vec![0; 4_096];
             assert!(stream.read(&mut request).await.unwrap() > 0);
             stream.write_all(answer.as_bytes()).await.unwrap();
@@ -328,7 +333,8 @@ async fn refusals_before_the_upgrade_are_understood() {
             End::Lost {
                 reason,
                 delay: None,
-            } if status.starts_with(['5', '4']) => reason,
+            } if status.starts_with('4') => reason,
+            End::Lost { reason, delay } if delay == Some(Duration::from_secs(7)) => reason,
             End::Refused(reason) if status.starts_with("40") => reason,
             other => panic!("{other:?}"),
         };

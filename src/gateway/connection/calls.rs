@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Connection, REASSERT_SECONDS, Wanted, with_chance};
+use super::{Connection, REASSERT_SECONDS, Wanted};
+use crate::gateway::chance::once_to_twice;
 use crate::gateway::operations::{self, Answer, registration};
 use crate::mailbox::MailboxError;
 use crate::protocol::CloseCode;
@@ -36,7 +37,7 @@ impl Connection {
                 (now >= self.reassert_at, self.session.acknowledged())
             {
                 self.reasserted = now;
-                self.reassert_at = now + with_chance(Duration::from_secs(REASSERT_SECONDS));
+                self.reassert_at = now + once_to_twice(Duration::from_secs(REASSERT_SECONDS));
                 self.reading = Some(operations::reassert(
                     node.clone(),
                     peer.clone(),
@@ -130,5 +131,5 @@ impl Connection {
 }
 
 fn retry_pause() -> Duration {
-    with_chance(Duration::from_millis(RETRY_MILLISECONDS))
+    once_to_twice(Duration::from_millis(RETRY_MILLISECONDS))
 }

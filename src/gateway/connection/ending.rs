@@ -10,7 +10,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use super::{Connection, Ending, chance, leave_registry};
+use super::{Connection, Ending};
+use crate::gateway::limits::CLOSE_SECONDS_MAX;
 use crate::gateway::operations;
 use crate::protocol::{ClientFrame, CloseCode, ServerFrame};
 use crate::session::Effect;
@@ -20,15 +21,11 @@ use crate::telemetry::MessageOutcome;
 const BEFORE_CLOSE_SECONDS: Duration = Duration::from_secs(1);
 /// How long the last acknowledgements of a connection may take to be stored.
 const FAREWELL_SECONDS: Duration = Duration::from_secs(3);
-/// How long a client may take to answer a close, and the socket to take it.
-const CLOSE_SECONDS: Duration = Duration::from_secs(2);
-/// Longest delay that leaving clients are asked to keep.
-const RETRY_DELAY_MILLISECONDS_MAX: u64 = 2_000;
 
 impl Connection {
     /// Stores what was acknowledged, removes the connection, and answers or sends the close.
     pub(super) async fn end(
-        mut self,
+        mut self: Box<Self>,
         ending: Ending,
         stream: &mut SplitStream<WebSocketStream<TcpStream>>,
     ) {
@@ -45,7 +42,7 @@ impl Connection {
             self.say_goodbye(*code, message, stream).await;
         }
         self.farewell().await;
-        let close_by = Instant::now() + CLOSE_SECONDS;
+        let close_by = Instant::now() + CLOSE_SECONDS_MAX;
         match ending {
             Ending::ClosedByClient | Ending::Closed { .. } => {
                 let _ = timeout_at(close_by, self.outbox.finish()).await;
@@ -59,7 +56,6 @@ impl Connection {
             }
             Ending::Gone => {}
         }
-        leave_registry(&self.node, &self.peer);
         tracing::debug!(
             user = self.peer.user.as_str(),
             device = &*self.peer.device,
@@ -81,12 +77,12 @@ impl Connection {
             self.outbox.push(&self.node, &frame, Vec::new());
         }
         if matches!(code, CloseCode::GoingAway | CloseCode::Restarting) {
-            let retry_milliseconds = chance(RETRY_DELAY_MILLISECONDS_MAX);
+            let retry_milliseconds = self.inbox.retry_delay().as_millis() as u64;
             let frame = ServerFrame::Away { retry_milliseconds };
             self.outbox.push(&self.node, &frame, Vec::new());
         }
         self.outbox.push_message(close_message(code, message));
-        let until = Instant::now() + CLOSE_SECONDS;
+        let until = Instant::now() + CLOSE_SECONDS_MAX;
         loop {
             let is_busy = self.outbox.is_busy();
             tokio::select! {
@@ -132,9 +128,7 @@ impl Connection {
                 "the last acknowledgement was not stored: its messages come again"
             );
         }
-        if let Some(link) = self.node.store.link() {
-            let _ = timeout_at(until, link.unregister(&self.peer.user, &self.peer.id)).await;
-        }
+        let _ = timeout_at(until, self.membership.unregister()).await;
     }
 
     /// Stores what was acknowledged, if that can be done in time; else it stays unstored.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::SplitStream;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -20,10 +21,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::allowance::Allowance;
-use super::auth::{Auth, Identified};
-use super::node::{Node, OpenPlace};
+use super::auth::{Auth, Identified, Unauthorised};
+use super::chance::once_to_twice;
+use super::membership::Membership;
+use super::node::Node;
 use super::operations::{Answer, Peer, Reading, Writing, read_everyone, registration};
 use super::outbox::{Account, Outbox};
+use super::places::Place;
 use super::registry::{Inbox, Item, Signal, Taken};
 use crate::mailbox::{MailboxError, Registered};
 use crate::protocol::{ClientFrame, CloseCode, Everyone, Life, Position};
@@ -48,7 +52,8 @@ pub struct Admitted {
     pub acknowledges_itself: bool,
     pub registered: Registered,
     pub inbox: Inbox,
-    pub place: OpenPlace,
+    pub membership: Membership,
+    pub place: Place,
 }
 
 /// Why a connection ended.
@@ -92,6 +97,8 @@ pub struct Connection {
     wanted: Option<Wanted>,
     reading: Option<Reading>,
     writing: Option<Writing>,
+    /// The check of a fresh token whose key has to be fetched.
+    checking: Option<BoxFuture<'static, Result<Identified, Unauthorised>>>,
     /// The newest acknowledgement that is not stored, and when to store it.
     unstored: Option<(Position, Instant)>,
     hold_ends: Option<Instant>,
@@ -101,40 +108,32 @@ pub struct Connection {
     last_received: Instant,
     pinged: Instant,
     ending: Option<Ending>,
-    _place: OpenPlace,
+    membership: Membership,
+    _place: Place,
 }
 
 /// One thing that happened.
 enum Input {
     Written(Result<Account, Error>),
     Frame(Option<Result<Message, Error>>),
-    Item(Option<Item>),
+    Item(Item),
     Signals(Taken),
     Read(Result<Answer, MailboxError>),
     Stored(Result<(), MailboxError>),
+    Checked(Result<Identified, Unauthorised>),
     Time,
 }
 
 /// Runs a connection on its socket until it ends.
-pub async fn run(admitted: Admitted, socket: WebSocketStream<TcpStream>) {
+///
+/// This future is what an idle socket costs, so it is kept small: what moves from one wait to the
+/// next has a place of its own in it for each of them, and what happens once is boxed.
+pub fn run(admitted: Admitted, socket: WebSocketStream<TcpStream>) -> impl Future<Output = ()> {
     let (sink, mut stream) = socket.split();
-    let mut connection = Connection::new(admitted, Outbox::new(sink));
-    let ending = connection.serve(&mut stream).await;
-    connection.end(ending, &mut stream).await;
-}
-
-/// Takes back what was prepared for a connection whose socket never came.
-pub async fn abandon(node: &Node, peer: &Peer) {
-    if let Some(link) = node.store.link() {
-        // Where it fails, the connection is removed with its node's incarnation.
-        let _ = link.unregister(&peer.user, &peer.id).await;
-    }
-    leave_registry(node, peer);
-}
-
-pub fn leave_registry(node: &Node, peer: &Peer) {
-    if node.registry.remove(peer.user.as_str(), peer.id.number) {
-        node.presence.note(&peer.user.shared());
+    let mut connection = Box::new(Connection::new(admitted, Outbox::new(sink)));
+    async move {
+        let ending = connection.serve(&mut stream).await;
+        Box::pin(connection.end(ending, &mut stream)).await;
     }
 }
 
@@ -174,14 +173,16 @@ impl Connection {
             wanted: None,
             reading: None,
             writing: None,
+            checking: None,
             unstored: None,
             hold_ends: None,
-            reassert_at: now + with_chance(Duration::from_secs(REASSERT_SECONDS)),
+            reassert_at: now + once_to_twice(Duration::from_secs(REASSERT_SECONDS)),
             reasserted: now,
             retry_at: now,
             last_received: now,
             pinged: now,
             ending: None,
+            membership: admitted.membership,
             _place: admitted.place,
         };
         connection.carry_out(effects);
@@ -200,12 +201,13 @@ impl Connection {
             let input = tokio::select! {
                 written = self.outbox.advance(), if is_busy => Input::Written(written),
                 frame = stream.next() => Input::Frame(frame),
-                item = self.inbox.queue.recv(), if !is_busy => Input::Item(item),
+                item = self.inbox.item(), if !is_busy => Input::Item(item),
                 // The ring lives as long as the node: there is no error.
                 Ok(()) = self.broadcasts.changed(), if !is_busy => continue,
-                signals = self.inbox.signals.taken() => Input::Signals(signals),
+                signals = self.inbox.signals() => Input::Signals(signals),
                 answer = settled(&mut self.reading) => Input::Read(answer),
                 stored = settled(&mut self.writing) => Input::Stored(stored),
+                checked = settled(&mut self.checking) => Input::Checked(checked),
                 () = sleep_until(deadline) => Input::Time,
             };
             self.handle(input);
@@ -231,16 +233,14 @@ impl Connection {
             Input::Written(Ok(account)) => account.settle(&self.node, self.peer.user.as_str()),
             Input::Written(Err(_)) | Input::Frame(None) => self.ending = Some(Ending::Gone),
             Input::Frame(Some(frame)) => self.receive(frame),
-            Input::Item(Some(Item::Forwarded(forwarded))) => {
+            Input::Item(Item::Forwarded(forwarded)) => {
                 let effects = self.session.forwarded(forwarded);
                 self.carry_out(effects);
             }
-            Input::Item(Some(Item::Ephemeral { time_ms, json })) => {
+            Input::Item(Item::Ephemeral { time_ms, json }) => {
                 let effects = self.session.ephemeral(time_ms, json);
                 self.carry_out(effects);
             }
-            // The registry holds the sender until this connection ends.
-            Input::Item(None) => self.ending = Some(Ending::Gone),
             Input::Signals(signals) => self.obey(signals),
             Input::Read(answer) => {
                 self.reading = None;
@@ -249,6 +249,10 @@ impl Connection {
             Input::Stored(stored) => {
                 self.writing = None;
                 self.take_stored(stored);
+            }
+            Input::Checked(checked) => {
+                self.checking = None;
+                self.take_identity(checked);
             }
             Input::Time => self.tick(Instant::now()),
         }
@@ -286,7 +290,7 @@ impl Connection {
                     let effects = self.session.ack(&cursor);
                     self.carry_out(effects);
                 }
-                Ok(ClientFrame::Token { token }) => self.renew_token(&token),
+                Ok(ClientFrame::Token { token }) => self.renew_token(token),
                 Err(error) => self.close(CloseCode::BadRequest, &error.to_string()),
             },
             Message::Binary(_) => self.close(CloseCode::BadRequest, "frames must be text"),
@@ -295,12 +299,25 @@ impl Connection {
         }
     }
 
-    fn renew_token(&mut self, token: &str) {
+    fn renew_token(&mut self, token: String) {
         // Without tokens one proves nothing, good or bad; a client need not know how it was let in.
         if matches!(self.node.auth, Auth::None) {
             return;
         }
-        match self.node.auth.check(token) {
+        match self.node.auth.check_at_once(&token) {
+            Err(Unauthorised::UnknownKey) => {
+                let node = Arc::clone(&self.node);
+                self.checking = Some(Box::pin(async move { node.auth.check(&token).await }));
+            }
+            checked => {
+                self.checking = None;
+                self.take_identity(checked);
+            }
+        }
+    }
+
+    fn take_identity(&mut self, checked: Result<Identified, Unauthorised>) {
+        match checked {
             Ok(identified) if identified.user == self.peer.user => {
                 self.expires = identified.expires.map(instant_of);
             }
@@ -361,7 +378,7 @@ impl Connection {
                     let due = now
                         + match urgent {
                             true => ACKNOWLEDGE_DELAY,
-                            false => with_chance(ACKNOWLEDGE_EVERYONE_DELAY),
+                            false => once_to_twice(ACKNOWLEDGE_EVERYONE_DELAY),
                         };
                     let due = self.unstored.map_or(due, |(_, before)| before.min(due));
                     self.unstored = Some((position, due));
@@ -390,7 +407,7 @@ impl Connection {
 }
 
 /// Waits for a call that is under way, for ever where there is none.
-async fn settled<T>(call: &mut Option<futures_util::future::BoxFuture<'static, T>>) -> T {
+async fn settled<T>(call: &mut Option<BoxFuture<'static, T>>) -> T {
     match call {
         Some(call) => call.await,
         None => std::future::pending().await,
@@ -402,16 +419,4 @@ fn instant_of(time: SystemTime) -> Instant {
     let left = time.duration_since(SystemTime::now()).unwrap_or_default();
     // A token that outlives the process needs no exact end.
     Instant::now() + left.min(Duration::from_secs(365 * 24 * 3600))
-}
-
-/// Between once and twice the duration.
-fn with_chance(duration: Duration) -> Duration {
-    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2);
-    duration + Duration::from_millis(chance(milliseconds))
-}
-
-/// A number below `limit`, by chance.
-fn chance(limit: u64) -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-    RandomState::new().build_hasher().finish() % limit.max(1)
 }

@@ -17,6 +17,7 @@
 //! | `command` | [`Catchup`]: any subcommand run to its end |
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
+//! | `patient` | thousands of clients that come back when they are told to |
 //! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
 //! | `reader` | [`Reader`]: a client that acknowledges and comes back by itself |
 //! | `nats` | publishing by JetStream, and [`RawNats`] for bytes that no client library sends |
@@ -47,6 +48,7 @@ pub mod letters;
 pub mod metrics;
 pub mod nats;
 pub mod oracle;
+pub mod patient;
 pub mod ports;
 pub mod process;
 pub mod reader;

@@ -177,6 +177,36 @@ fn die_with_parent(command: &mut Command) {
 #[cfg(not(target_os = "linux"))]
 fn die_with_parent(_command: &mut Command) {}
 
+/// What a process holds, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    pub resident: u64,
+    /// The most that was resident at any time.
+    pub peak: u64,
+}
+
+/// The memory of a running process.
+pub fn memory(process_id: u32) -> Memory {
+    let path = format!("/proc/{process_id}/status");
+    let status = fs::read_to_string(path).expect("a running process");
+    let kibibytes = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.expect("a line of it").parse().expect("a number")
+    };
+    Memory {
+        resident: kibibytes("VmRSS:") * 1024,
+        peak: kibibytes("VmHWM:") * 1024,
+    }
+}
+
+/// Allows this process as many open files as the machine does; thousands of sockets need it.
+pub fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
+}
+
 /// The folder for everything this test process writes; removed when the process ends,
 /// however it ends.
 pub fn scratch() -> &'static Path {

@@ -39,6 +39,8 @@ pub struct Refused {
     pub status: u16,
     /// The body, `{"code","message"}` by the contract.
     pub body: Value,
+    /// Seconds of `Retry-After`.
+    pub retry_after: Option<u64>,
 }
 
 /// How the gateway ended a connection.
@@ -138,6 +140,8 @@ impl SocketRequest {
             return Ok(Err(Refused {
                 status: response.status,
                 body: response.json(),
+                retry_after: (response.header("retry-after"))
+                    .map(|seconds| seconds.parse().expect("whole seconds")),
             }));
         }
         let accept = derive_accept_key(KEY.as_bytes());
