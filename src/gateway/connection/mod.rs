@@ -41,6 +41,8 @@ const ACKNOWLEDGE_DELAY: Duration = Duration::from_millis(250);
 /// One that only moves the place among the events for everyone waits this long, and up to twice of
 /// it by chance (contract §4: 10 minutes).
 const ACKNOWLEDGE_EVERYONE_DELAY: Duration = Duration::from_secs(295);
+/// An ephemeral message that is older than this is dropped (contract §3).
+const EPHEMERAL_AGE_MILLISECONDS_MAX: u64 = 10_000;
 /// The connection is asserted again after this, and up to twice of it by chance.
 const REASSERT_SECONDS: u64 = 60;
 
@@ -238,8 +240,12 @@ impl Connection {
                 self.carry_out(effects);
             }
             Input::Item(Item::Ephemeral { time_ms, json }) => {
-                let effects = self.session.ephemeral(time_ms, json);
-                self.carry_out(effects);
+                let age_ms = self.node.store_clock.now_ms().saturating_sub(time_ms);
+                // It may have waited here for a socket that is slow.
+                if age_ms <= EPHEMERAL_AGE_MILLISECONDS_MAX {
+                    let effects = self.session.ephemeral(time_ms, json);
+                    self.carry_out(effects);
+                }
             }
             Input::Signals(signals) => self.obey(signals),
             Input::Read(answer) => {

@@ -6,6 +6,7 @@
 //! | `reader` | clients that stop reading |
 //! | `gateway` | gateways killed, replaced under their name |
 //! | `worker` | workers killed, paused, told to end |
+//! | `everyone` | all of these while events for everyone are published |
 //! | `store` | Redis killed, paused, restarted |
 //! | `bus` | NATS killed, paused, restarted |
 //! | `ready` | starts without servers, readiness, SIGTERM |
@@ -19,6 +20,7 @@
 
 mod bus;
 mod commands;
+mod everyone;
 mod gateway;
 mod order;
 mod race;

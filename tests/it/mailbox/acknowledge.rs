@@ -40,6 +40,41 @@ async fn a_cursor_never_moves_back() {
 }
 
 #[tokio::test]
+async fn a_place_that_the_stream_lost_is_taken_back() {
+    let bench = Bench::start().await;
+    let place = |sequence| Everyone {
+        creation: 5,
+        sequence,
+    };
+    let mut position = bench.register("phone").await.start;
+    position.places.everyone = place(9);
+    bench.acknowledge("phone", &position).await;
+    let lose = async |device: &str, position: &Position| {
+        let call = bench.link.lose_everyone(&bench.user, device, position);
+        call.await
+    };
+    let stored = async || bench.register("phone").await.start.places.everyone;
+    // Where another one is stored meanwhile, that stays.
+    let mut other = position;
+    other.places.everyone = place(8);
+    lose("phone", &other).await.unwrap();
+    assert_eq!(stored().await, place(9));
+    for _ in 0..2 {
+        lose("phone", &position).await.unwrap();
+        assert_eq!(stored().await, Everyone::LOST);
+    }
+    // From there it moves forward again.
+    position.places.everyone = place(3);
+    bench.acknowledge("phone", &position).await;
+    assert_eq!(stored().await, place(3));
+    let unknown = lose("tablet", &position).await;
+    assert_eq!(unknown, Err(MailboxError::UnknownDevice));
+    position.life = another_life();
+    let other_life = lose("phone", &position).await;
+    assert_eq!(other_life, Err(MailboxError::LifeChanged));
+}
+
+#[tokio::test]
 async fn lanes_are_acknowledged_apart() {
     let bench = Bench::start().await;
     bench.append_all(&[bench.append_of(Lane::High, 1)]).await;

@@ -86,6 +86,15 @@ impl Default for Oracle {
 impl Oracle {
     /// Publishes an event, and again with the same `Nats-Msg-Id` until JetStream acknowledges it.
     pub async fn publish(&self, system: &System, event: Event<'_>) {
+        self.publish_to(system, event, true).await;
+    }
+
+    /// The same for everyone; the users of the event are those who have to hear it.
+    pub async fn publish_for_everyone(&self, system: &System, event: Event<'_>) {
+        self.publish_to(system, event, false).await;
+    }
+
+    async fn publish_to(&self, system: &System, event: Event<'_>, names_users: bool) {
         let id = {
             let mut inner = self.inner();
             inner.next_id += 1;
@@ -98,7 +107,10 @@ impl Oracle {
         } = event;
         let address = key.map_or("new_post".to_owned(), |key| format!("new_post.{key}"));
         let priority = if is_high { "high" } else { "normal" };
-        let body = json!({ "targetUserIds": users, "priority": priority, "data": null });
+        let mut body = json!({ "priority": priority, "data": null });
+        if names_users {
+            body["targetUserIds"] = json!(users);
+        }
         let body = body.to_string();
         let sequence = eventually_within(PROMISES_KEPT_WITHIN, "a PubAck", async || {
             let mut headers = HeaderMap::new();
