@@ -99,7 +99,8 @@ impl Follower {
     /// Where the server does not make it.
     pub async fn new(bus: &Bus, first: u64) -> Result<Follower, BusError> {
         let stream = bus.names.broadcasts_stream();
-        let name = uuid::Uuid::now_v7().simple().to_string();
+        let unique = uuid::Uuid::now_v7().simple().to_string();
+        let name = bus.names.broadcasts_consumer(&unique);
         let config = consumer::Config {
             name: Some(name.clone()),
             deliver_policy: DeliverPolicy::ByStartSequence {

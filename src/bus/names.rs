@@ -45,6 +45,11 @@ impl Names {
         }
     }
 
+    /// The consumer by which one gateway follows the copies; `unique` tells it from the others.
+    pub fn broadcasts_consumer(&self, unique: &str) -> String {
+        format!("{}broadcasts_{unique}", self.flat)
+    }
+
     /// Where all gateways hear ephemeral messages for everyone.
     pub fn all_gateways(&self) -> String {
         format!("{}gateways.everyone", self.dotted)
@@ -151,6 +156,9 @@ mod tests {
         assert_eq!(names.event("new_post", None), "events.new_post");
         assert_eq!(names.event("new_post", Some("p1")), "events.new_post.p1");
         assert_eq!(names.gateway("n", "i"), "gateway.n.i");
+        assert_eq!(names.broadcasts_stream(), "BROADCASTS");
+        assert_eq!(names.broadcasts_subjects(), "broadcasts.>");
+        assert_eq!(names.broadcast("t", Some("k")), "broadcasts.t.k");
     }
 
     #[test]
@@ -159,6 +167,11 @@ mod tests {
         assert_eq!(names.events_stream(), "staging_EVENTS");
         assert_eq!(names.partition_consumer(31), "staging_partition_31");
         assert_eq!(names.keyless_consumer(), "staging_keyless");
+        assert_eq!(names.broadcasts_stream(), "staging_BROADCASTS");
+        assert_eq!(names.broadcasts_consumer("x"), "staging_broadcasts_x");
+        assert_eq!(names.broadcasts_subjects(), "staging.broadcasts.>");
+        assert_eq!(names.broadcast("t", None), "staging.broadcasts.t");
+        assert_eq!(names.all_gateways(), "staging.gateways.everyone");
         assert_eq!(names.partition_subjects(31), "staging.events.31.*.*");
         assert_eq!(names.partition_transform()[0], "staging.events.*.*");
         assert_eq!(

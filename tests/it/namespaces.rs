@@ -35,7 +35,9 @@ async fn events_users_and_nodes_of_two_systems_are_apart() {
     assert_eq!(data_of(&messages), ["kept"]);
 
     // A refused event is a dead letter of its own system.
-    let sequence = one.publish("new_post.1", json!({ "data": 1 })).await;
+    let sequence = one
+        .publish("new_post.1", json!({ "targetUserIds": 1 }))
+        .await;
     one.letters().await.of(sequence).await;
     assert!(two.dead_letters().await.is_empty());
     // Both nodes have the same name and their own lease: nobody was thrown out.
@@ -89,10 +91,11 @@ async fn every_name_carries_the_namespace() {
     let own: BTreeSet<&String> = (streams.iter())
         .filter(|name| name.starts_with(&format!("{namespace}_")))
         .collect();
-    assert_eq!(own.len(), 2, "{own:?}");
+    assert_eq!(own.len(), 3, "{own:?}");
     for (stream, subjects) in [
         ("EVENTS", vec!["events.*", "events.*.*"]),
         ("DEAD_LETTERS", vec!["dead_letters.>"]),
+        ("BROADCASTS", vec!["broadcasts.>"]),
     ] {
         let name = format!("{namespace}_{stream}");
         let stream = jetstream.get_stream(&name).await.unwrap();

@@ -178,78 +178,85 @@ fn a_message_that_came_since_is_no_replay_wherever_it_stands() {
     assert_eq!(bench.page_read(read(2, run, rest)), expected);
 }
 
-/// Pages of any size of both halves, through windows of any size.
-#[test]
-fn whatever_the_pages_are_all_comes_once_in_the_order_of_the_events() {
-    for seed in 0..2_000 {
-        let mut random = walk::Random::new(seed);
-        let count = 1 + random.below(150) as u64;
-        let (mut own_times, mut everyone_times) = (Vec::new(), Vec::new());
-        for time_ms in 1..=count {
-            match random.coin() {
-                true => own_times.push(time_ms),
-                false => everyone_times.push(time_ms),
-            }
+/// What waits, by the times of the events: the own messages from place 1 on, and those for everyone.
+struct Waits {
+    own: Vec<u64>,
+    everyone: Vec<u64>,
+}
+
+impl Waits {
+    /// Each of so many events is one or the other.
+    fn random(count: u64, random: &mut walk::Random) -> Waits {
+        let (own, everyone) = (1..=count).partition(|_| random.coin());
+        Waits { own, everyone }
+    }
+
+    /// A page after a position, of which either half may be cut anywhere.
+    fn page(&self, after: &Position, most: usize, random: &mut walk::Random) -> PageRead {
+        let (from, last) = (after.places.own[0], self.own.len() as u64);
+        let most = if random.coin() { most } else { most.min(3) };
+        let end = last.min(from + most as u64);
+        let messages: Vec<(u64, u64)> = (from + 1..=end)
+            .map(|place| (place, self.own[place as usize - 1]))
+            .collect();
+        let mut events = everyone(&self.everyone);
+        let passed = after.places.everyone.sequence;
+        events.start = place(passed);
+        events.messages.drain(..passed as usize);
+        let most = [1, 5, 64][random.below(3)];
+        if events.messages.len() > most {
+            events.messages.truncate(most);
+            (events.end, events.has_more) = (place(passed + most as u64), true);
         }
-        let window = [1, 2, 64, 100, 256][random.below(5)];
+        match messages.is_empty() {
+            true => with_everyone(events, nothing([last, 0])),
+            false => read(last, own(Lane::Normal, &messages), events),
+        }
+    }
+
+    /// The times of all that a session sends, whose client acknowledges only when nothing more
+    /// comes.
+    fn sent(&self, window: u32, random: &mut walk::Random) -> Vec<u64> {
         let mut bench = Bench::new(window);
-        let mut page = |after: Position, most: usize| {
-            let (from, to) = (after.places.own[0], own_times.len() as u64);
-            let end = to.min(from + most as u64);
-            let end = if random.coin() {
-                end
-            } else {
-                end.min(from + 3)
-            };
-            let messages: Vec<(u64, u64)> = (from + 1..=end)
-                .map(|place| (place, own_times[place as usize - 1]))
-                .collect();
-            let mut events = everyone(&everyone_times);
-            let passed = after.places.everyone.sequence;
-            events.start = place(passed);
-            events.messages.drain(..passed as usize);
-            let most = [1, 5, 64][random.below(3)];
-            if events.messages.len() > most {
-                events.messages.truncate(most);
-                (events.end, events.has_more) = (place(passed + most as u64), true);
-            }
-            match messages.is_empty() {
-                true => with_everyone(events, nothing([to, 0])),
-                false => read(to, own(Lane::Normal, &messages), events),
-            }
-        };
-        let mut start = position([0, 0]);
-        start.places.everyone = place(0);
-        let first = page(start, 64.min(window as usize));
+        let start = registration_at([0, 0], 0, nothing([0, 0])).start;
+        let first = self.page(&start, 64.min(window as usize), random);
         let mut effects = bench.session.registered(registration_at([0, 0], 0, first));
         let mut times = Vec::new();
         loop {
-            let mut asked = None;
-            let mut cursor = None;
+            let (mut asked, mut acknowledged) = (None, None);
             for effect in effects {
                 match effect {
                     Effect::ReadPage {
                         number,
                         after,
                         messages_max,
-                    } => asked = Some((number, after, messages_max)),
+                    } => asked = Some((number, self.page(&after, messages_max, random))),
                     Effect::Send { frame, times_ms } => {
                         times.extend(times_ms);
-                        if let ServerFrame::Messages { cursor: at, .. } = frame {
-                            cursor = Some(at);
+                        if let ServerFrame::Messages { cursor, .. } = frame {
+                            acknowledged = Some(cursor.to_string());
                         }
                     }
                     _ => {}
                 }
             }
-            effects = match (asked, cursor) {
-                (Some((number, after, most)), _) => {
-                    (bench.session).page_read(number, page(after, most))
-                }
-                (None, Some(cursor)) => bench.session.ack(&cursor.to_string()),
-                (None, None) => break,
+            effects = match (asked, acknowledged) {
+                (Some((number, page)), _) => bench.session.page_read(number, page),
+                (None, Some(cursor)) => bench.session.ack(&cursor),
+                (None, None) => return times,
             };
         }
+    }
+}
+
+#[test]
+fn whatever_the_pages_are_all_comes_once_in_the_order_of_the_events() {
+    for seed in 0..2_000 {
+        let mut random = walk::Random::new(seed);
+        let count = 1 + random.below(150) as u64;
+        let waits = Waits::random(count, &mut random);
+        let window = [1, 2, 64, 100, 256][random.below(5)];
+        let times = waits.sent(window, &mut random);
         let expected: Vec<u64> = (1..=count).collect();
         assert_eq!(times, expected, "seed {seed}, window {window}");
     }

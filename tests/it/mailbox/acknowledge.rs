@@ -69,7 +69,7 @@ async fn a_place_that_the_stream_lost_is_taken_back() {
     assert_eq!(stored().await, place(3));
     let unknown = lose("tablet", &position).await;
     assert_eq!(unknown, Err(MailboxError::UnknownDevice));
-    position.life = another_life();
+    position.life = another_life(position.life);
     let other_life = lose("phone", &position).await;
     assert_eq!(other_life, Err(MailboxError::LifeChanged));
 }

@@ -243,35 +243,7 @@ impl Witness {
                 reason,
                 ..
             } => {
-                let is_store_lost = *reason == MissedReason::StoreLost;
-                assert_eq!(is_store_lost, count.is_none());
-                let position = &cursor.position;
-                let is_own = match is_store_lost {
-                    true => position.places.everyone.creation == self.follower.to.creation,
-                    false => position.places.own != self.sent_to,
-                };
-                let said = match is_own {
-                    true => Said::Nothing,
-                    false => Said::Missed(*count),
-                };
-                if is_own && is_store_lost {
-                    self.is_owed_store_lost = false;
-                    self.has_told_store_lost = true;
-                }
-                let own_count = count.filter(|_| is_own);
-                for (lane, place) in self.places_of(cursor, own_count) {
-                    assert!(
-                        place > self.stored[usize::from(lane)],
-                        "it was acknowledged"
-                    );
-                    let list = &lines.of(self.time_line.expect("registered")).lists[lane as usize];
-                    assert!(
-                        list.is_gone(place),
-                        "told {reason:?}, and it is there: {place}"
-                    );
-                    device.missed.insert(list.id(place));
-                }
-                self.follower.check(position, &said, streams, device);
+                self.check_missed(cursor, *count, *reason, lines, device);
                 self.keep(cursor, 0);
             }
             ServerFrame::Live { cursor, replayed } => {
@@ -291,6 +263,45 @@ impl Witness {
             }
             other => panic!("not a session's frame: {other:?}"),
         }
+    }
+
+    fn check_missed(
+        &mut self,
+        cursor: &Cursor,
+        count: Option<u64>,
+        reason: MissedReason,
+        lines: &Lines,
+        device: &mut Device,
+    ) {
+        let is_store_lost = reason == MissedReason::StoreLost;
+        assert_eq!(is_store_lost, count.is_none());
+        let position = &cursor.position;
+        let is_own = match is_store_lost {
+            true => position.places.everyone.creation == self.follower.to.creation,
+            false => position.places.own != self.sent_to,
+        };
+        let said = match is_own {
+            true => Said::Nothing,
+            false => Said::Missed(count),
+        };
+        if is_own && is_store_lost {
+            self.is_owed_store_lost = false;
+            self.has_told_store_lost = true;
+        }
+        let own_count = count.filter(|_| is_own);
+        for (lane, place) in self.places_of(cursor, own_count) {
+            assert!(
+                place > self.stored[usize::from(lane)],
+                "it was acknowledged"
+            );
+            let list = &lines.of(self.time_line.expect("registered")).lists[lane as usize];
+            assert!(
+                list.is_gone(place),
+                "told {reason:?}, and it is there: {place}"
+            );
+            device.missed.insert(list.id(place));
+        }
+        self.follower.check(position, &said, &lines.streams, device);
     }
 
     /// The places that a frame covers: the next of one lane, as many as it says.
