@@ -166,6 +166,23 @@ async fn the_counters_and_the_stores_clock_come_with_a_page() {
 }
 
 #[tokio::test]
+async fn a_page_says_what_the_device_acknowledged_on_another_connection() {
+    let bench = Bench::start().await;
+    bench.append(1..=3).await;
+    let start = bench.register("phone").await.start;
+    let mut position = at(&start, 2);
+    position.time_ms = 7;
+    bench.acknowledge("phone", &position).await;
+    let read = bench.link.page(&bench.user, "phone", &start, page_of(64));
+    let (counters, page) = read.await.unwrap();
+    assert_eq!(
+        (counters.acknowledged, counters.acknowledged_ms),
+        ([2, 0], 7)
+    );
+    assert_eq!((page.expired, sequences(&page)), (2, vec![3]));
+}
+
+#[tokio::test]
 async fn a_page_of_another_mailbox_or_time_line_is_refused_and_the_link_stays() {
     let bench = Bench::start().await;
     let start = bench.register("phone").await.start;

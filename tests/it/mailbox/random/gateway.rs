@@ -192,6 +192,9 @@ impl World {
             let shown = &mut self.model.lanes[lane].shown;
             *shown = (*shown).max(reached);
         }
+        let record = self.model.devices[&device].clone();
+        same("acknowledged", counters.acknowledged, record.places)?;
+        same("time", counters.acknowledged_ms, record.time_ms)?;
         self.sessions[index].contact = self.model.now;
         // Told and sent first: dropping the heads changes what the places say.
         self.push_page(index, &expected)?;
