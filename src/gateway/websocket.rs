@@ -27,7 +27,7 @@ use super::forwarding;
 use super::node::Node;
 use super::operations::{self, Peer};
 use super::refusal::Refusal;
-use super::registry::Handle;
+use super::registry::{Handle, Signal};
 use crate::event::UserId;
 use crate::mailbox::{ConnectionId, MailboxError};
 use crate::protocol::{CLIENT_FRAME_BYTES_MAX, CloseCode, Cursor, Position};
@@ -232,6 +232,10 @@ async fn admit(
     let (handle, inbox) = Handle::new(peer.id.number);
     if node.registry.add(&peer.user.shared(), handle) {
         node.presence.note(&peer.user.shared());
+    }
+    if node.leaving.is_cancelled() {
+        // The node told all it knew to go between the look above and the entry.
+        (node.registry).signal(peer.user.as_str(), Some(peer.id.number), Signal::Leave);
     }
     let registered = match operations::register_first(node, &peer, cursor).await {
         Ok(registered) => registered,
