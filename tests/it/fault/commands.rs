@@ -49,14 +49,14 @@ async fn listen_outlives_its_gateway_and_prints_every_message_once() {
     };
     tokio::join!(publish(0..EVENTS / 2), kill);
     until(EVENTS / 2).await;
-    // This time in order: it is told to come back.
+    // This time in order: it is told to come back, while more is published.
     let stop = async {
-        until(EVENTS * 3 / 4).await;
         gateway.stop().await;
         gateway.start_again();
     };
     tokio::join!(publish(EVENTS / 2..EVENTS), stop);
     until(EVENTS).await;
+    system.ready().await;
     let numbers: Vec<Value> = (0..EVENTS).map(Value::from).collect();
     assert_eq!(printed(), numbers);
     listen.signal(Signal::SIGTERM);
