@@ -20,6 +20,7 @@ mod health;
 mod identity;
 mod junk_frames;
 mod leaving;
+mod limits;
 mod live;
 mod mailbox;
 mod missed;
