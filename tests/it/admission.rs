@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::http::{self, Response};
-use crate::support::{SocketRequest, System, user};
+use crate::support::{SocketRequest, System, event, user};
 
 const UPGRADE: [(&str, &str); 4] = [
     ("Connection", "Upgrade"),
@@ -290,7 +290,7 @@ async fn a_leaving_gateway_says_away_and_when_to_come_back() {
     let gateway = system.gateway(0);
     let mut socket = gateway.socket().user("ann").connect().await;
     socket.until_live().await;
-    let body = crate::support::event(&["ann"], 1);
+    let body = event(&["ann"], 1);
     system.publish("new_post.1", body).await;
     let frame = socket.expect("messages").await;
     gateway.terminate();
@@ -311,4 +311,50 @@ async fn a_leaving_gateway_says_away_and_when_to_come_back() {
     );
     let fields = system.mailbox("ann").await;
     assert!(!fields.contains_key("connections"), "{:?}", fields.keys());
+}
+
+#[tokio::test]
+async fn one_http_connection_may_ask_again() {
+    let system = System::shared().await;
+    let port = system.gateway(0).port();
+    let ann = user("ann");
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
+        .await
+        .unwrap();
+    for (path, status) in [
+        ("/v1/ws", 401),
+        ("/elsewhere", 404),
+        ("/v1/ws?user=a%20b", 400),
+        (&format!("/v1/ws?user={ann}"), 101),
+    ] {
+        let answer = http::request_over(&mut stream, port, "GET", path, &UPGRADE, b"").await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, status, "{path}");
+        if status != 101 {
+            http::read_body(answer, &mut stream).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_need_not_wait_for_the_answer_to_its_handshake() {
+    let system = System::shared().await;
+    let ann = user("ann");
+    system.publish("new_post.1", event(&[&ann], 1)).await;
+    system.until_waiting(&ann, 1).await;
+    let mut socket = system.connect(&ann).await;
+    let frames = socket.frames_until("live").await;
+    socket.close().await;
+    // An acknowledgement of the last connection, in one packet with the request for this one.
+    let ack = json!({ "op": "ack", "cursor": frames[1]["cursor"] }).to_string();
+    let length = u8::try_from(ack.len()).unwrap();
+    let frame = [&[0x81, 0xfe, 0, length, 0, 0, 0, 0], ack.as_bytes()].concat();
+    let path = format!("/v1/ws?user={ann}");
+    let port = system.gateway(0).port();
+    let (answer, stream) = http::request(port, "GET", &path, &UPGRADE, &frame)
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 101);
+    system.until_waiting(&ann, 0).await;
+    drop(stream);
 }

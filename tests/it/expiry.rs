@@ -233,3 +233,33 @@ async fn an_expired_message_never_comes_live_or_late() {
     let frames = socket.frames_until("live").await;
     assert!(told(&frames).is_empty(), "{frames:?}");
 }
+
+#[tokio::test]
+async fn a_connected_device_is_known_however_long_it_says_nothing() {
+    let system = short().await;
+    let ann = user("ann");
+    let connect = |device: &str| system.gateway(0).socket().user(&ann).device(device);
+    let gone = connect("gone").connect().await;
+    let mut silent = connect("silent").connect().await;
+    let mut busy = connect("busy").connect().await;
+    silent.frames_until("live").await;
+    busy.until_live().await;
+    gone.close().await;
+    // Both are last seen longer ago than a message may wait; but one is still there.
+    tokio::time::sleep(SHORT_TTL + Duration::from_millis(200)).await;
+    publish(&system, &ann, 1, None).await;
+    let frame = silent.expect("messages").await;
+    busy.messages(1).await;
+    busy.close().await;
+    assert_eq!(
+        system.waiting(&ann).await.len(),
+        1,
+        "the silent one may need it again"
+    );
+    // The one that was away for so long starts anew: at the present, and nothing is missed.
+    let mut back = connect("gone").connect().await;
+    let frames = back.frames_until("live").await;
+    assert!(told(&frames).is_empty(), "{frames:?}");
+    silent.ack(&frame).await;
+    system.until_waiting(&ann, 0).await;
+}

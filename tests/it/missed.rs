@@ -222,3 +222,35 @@ async fn a_cap_of_one_keeps_the_newest() {
     // Whatever did not come was told.
     assert_eq!(data.len() as u64 + missed, 50);
 }
+
+#[tokio::test]
+async fn a_connected_device_that_lags_is_told_what_the_cap_took() {
+    let system = small().await;
+    let ann = user("ann");
+    let (mut socket, frames) = open(&system, &ann).await;
+    let window = frames[0]["window"].as_u64().unwrap();
+    let total = window + 50;
+    let mut frames = Vec::new();
+    for number in 1..=window {
+        let address = format!("new_post.{ann}");
+        system.publish(&address, event(&[&ann], number)).await;
+        frames.push(socket.expect("messages").await);
+    }
+    publish(&system, &ann, window + 1..=total).await;
+    assert_data(&frames, 1..=window);
+    // With the window full the rest waits, and of that the cap leaves eight.
+    let last = frames.last().unwrap();
+    socket.ack(last).await;
+    let missed = socket.expect("missed").await;
+    assert_missed(std::slice::from_ref(&missed), &[("evicted", 42)]);
+    assert_eq!(missed["from"], messages_of(last)[0]["time"]);
+    let rest = socket.expect("messages").await;
+    assert_eq!(rest.get("replay"), None);
+    assert_eq!(missed["to"], messages_of(&rest)[0]["time"]);
+    assert_data(std::slice::from_ref(&rest), total - 7..=total);
+    socket.ack(&rest).await;
+    system.until_waiting(&ann, 0).await;
+    socket.close().await;
+    let (_, frames) = open(&system, &ann).await;
+    assert_missed(&frames, &[]);
+}

@@ -243,3 +243,39 @@ async fn a_header_that_is_no_id_is_not_used_as_one() {
     ack.await.unwrap();
     assert_eq!(socket.messages(1).await[0]["id"], "from-the-body");
 }
+
+#[tokio::test]
+async fn subjects_as_long_as_the_server_takes_are_refused_too() {
+    let mut bench = Bench::start().await;
+    let body = bench.body();
+    let mut sent = Vec::new();
+    // A line of the protocol has 4,096 bytes, the subject of the answer and lengths included.
+    for length in [500, 3_000, 3_700, 3_900, 4_000] {
+        for address in [
+            "t".repeat(length),
+            format!("new_post.{}", "k".repeat(length)),
+        ] {
+            let subject = format!("events.{address}");
+            let sequence = bench.publish(subject.as_bytes(), b"", &body).await;
+            sent.push((sequence, subject));
+            bench.fence("1").await;
+        }
+    }
+    for (sequence, subject) in sent {
+        let letter = bench.letters.of(sequence).await;
+        let named = if subject.contains("new_post") {
+            "key"
+        } else {
+            "type"
+        };
+        assert!(letter.reason().contains(named), "{}", letter.reason());
+        assert_eq!(letter.body, body);
+        // With what stands before it, the longest does not fit: its head is kept.
+        let whole = format!("dead_letters.{subject}");
+        assert!(whole.starts_with(&letter.subject), "{}", letter.subject);
+        if subject.len() <= 3_700 {
+            assert_eq!(letter.subject, whole);
+        }
+    }
+    bench.assert_good_ones_arrived().await;
+}

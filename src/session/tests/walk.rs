@@ -74,7 +74,9 @@ struct Walk {
     forwards: Vec<Forwarded>,
     notices: Vec<Notice>,
     acks: VecDeque<String>,
+    /// Acknowledged and not yet stored, by this connection and by the one before it.
     unflushed: Option<Position>,
+    late: Option<Position>,
     names: u64,
     epochs: u8,
     is_told: bool,
@@ -129,6 +131,7 @@ impl Walk {
             notices: Vec::new(),
             acks: VecDeque::new(),
             unflushed: None,
+            late: None,
             names: 0,
             epochs: 1,
             is_told,
@@ -225,6 +228,7 @@ impl Walk {
                     self.acks.push_back(cursor.to_string());
                 }
                 None => {
+                    self.late = None;
                     self.flush();
                     return;
                 }

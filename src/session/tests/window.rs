@@ -14,6 +14,7 @@ fn read_all(bench: &mut Bench, mut effects: Vec<String>, last: u64) -> u64 {
             .filter_map(|word| word.parse().ok())
             .collect();
         let (most, after) = (numbers[0], numbers[1]);
+        assert!(most > 0, "a read of nothing");
         let to = last.min(after + most);
         sent += to - after;
         effects = bench.page_read(page([last, 0], Lane::Normal, after + 1..=to));

@@ -123,9 +123,9 @@ impl Walk {
                 self.take(effects);
             }
             Some(Answer::Page(page)) => {
-                let effects = self.session.page_read(number, page);
+                let effects = self.session.page_read(number, page.clone());
                 match is_awaited {
-                    true => self.witness.awaited = None,
+                    true => self.witness.page_read(&page),
                     false => assert_eq!(effects, [], "a stale answer"),
                 }
                 self.take(effects);
@@ -184,7 +184,8 @@ impl Walk {
     }
 
     pub(super) fn flush(&mut self) {
-        if let Some(position) = self.unflushed.take() {
+        let late = self.late.take_if(|_| self.random.coin());
+        if let Some(position) = late.or_else(|| self.unflushed.take()) {
             self.tell(|| format!("store {:?}", position.places.own));
             self.lines.current.acknowledge(&position);
         }
@@ -255,7 +256,8 @@ impl Walk {
         if self.random.coin() {
             self.flush();
         }
-        self.unflushed = None;
+        // Its last acknowledgement is lost, or stored late.
+        self.late = self.unflushed.take().filter(|_| self.random.coin());
         self.cursor = match self.random.below(3) {
             0 => None,
             1 => self

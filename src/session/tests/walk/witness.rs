@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::model::{Mailbox, time_ms};
 use crate::protocol::{Cursor, Epoch, Lane, Life, MissedReason, Position, ServerFrame};
-use crate::session::{Effect, Registration};
+use crate::session::{Effect, PageRead, Registration};
 
 /// The mailbox on the time line that counts, and as it was at the end of each earlier one.
 pub struct Lines {
@@ -39,6 +39,8 @@ pub struct Witness {
     window: u32,
     pub time_line: Option<(Epoch, Life)>,
     pub sent_to: [u64; 2],
+    /// What was stored as acknowledged when the last page was read.
+    stored: [u64; 2],
     is_owed_store_lost: bool,
     has_told_store_lost: bool,
     backlog: [u64; 2],
@@ -62,6 +64,7 @@ impl Witness {
             window,
             time_line: None,
             sent_to: [0, 0],
+            stored: [0, 0],
             is_owed_store_lost: false,
             has_told_store_lost: false,
             backlog: [0, 0],
@@ -87,6 +90,7 @@ impl Witness {
             self.has_told_store_lost = false;
             self.backlog = registration.read.last;
         }
+        self.stored = start.places.own;
         self.is_owed_store_lost = registration.store_lost;
         self.prove(&start);
         self.awaited = None;
@@ -99,6 +103,21 @@ impl Witness {
                     is_known,
                     "message {id} at {lane:?} {place} was trimmed unseen"
                 );
+            }
+        }
+    }
+
+    /// The session took this page. What an earlier connection acknowledged late is passed.
+    pub fn page_read(&mut self, page: &PageRead) {
+        self.awaited = None;
+        let sent_to = self.sent_to;
+        self.stored = page.acknowledged;
+        self.sent_to = [0, 1].map(|lane| sent_to[lane].max(page.acknowledged[lane]));
+        let time_line = self.time_line;
+        for proved in &mut self.proved {
+            if Some((proved.epoch, proved.life)) == time_line {
+                proved.places.own =
+                    [0, 1].map(|lane| proved.places.own[lane].max(self.stored[lane]));
             }
         }
     }
@@ -207,6 +226,10 @@ impl Witness {
                 self.is_owed_store_lost &= !is_store_lost;
                 self.has_told_store_lost |= is_store_lost;
                 for (lane, place) in self.places_of(cursor, *count) {
+                    assert!(
+                        place > self.stored[usize::from(lane)],
+                        "it was acknowledged"
+                    );
                     let list = &lines.of(self.time_line.expect("registered")).lists[lane as usize];
                     assert!(
                         list.is_gone(place),
