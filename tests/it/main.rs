@@ -19,6 +19,7 @@ mod harness;
 mod health;
 mod identity;
 mod junk_frames;
+mod key_set;
 mod leaving;
 mod limits;
 mod live;
