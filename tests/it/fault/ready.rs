@@ -82,7 +82,7 @@ async fn readiness_follows_the_servers() {
         system.ready().await;
         system.publish("new_post", event("ann", round)).await;
         // What she acknowledged last may not have been stored, and come once more.
-        while ann.messages(1).await[0]["data"] != round {}
+        ann.until_message(&json!(round)).await;
     }
     ann.close().await;
 }

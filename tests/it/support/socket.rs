@@ -261,6 +261,19 @@ impl Socket {
         messages
     }
 
+    /// Reads until a message with this data came, acknowledging every frame. Others, repeated
+    /// ones among them, may come before it and with it.
+    pub async fn until_message(&mut self, data: &Value) {
+        loop {
+            let frame = self.frame().await;
+            self.ack(&frame).await;
+            let is_it = |message: &Value| message["data"] == *data;
+            if frame["op"] == "messages" && messages_of(&frame).iter().any(is_it) {
+                return;
+            }
+        }
+    }
+
     /// Acknowledges everything up to this frame; a `welcome` needs none.
     pub async fn ack(&mut self, frame: &Frame) {
         if frame["op"] != "welcome" {
