@@ -6,7 +6,7 @@
 //!
 //! | what | most | beyond it | `limit` |
 //! |---|---|---|---|
-//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | wait unaccepted in the kernel's queue of [`crate::command`]'s listener | `requests` |
+//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | wait in the kernel's queue, unaccepted | `requests` |
 //! | head of a request, time and size ([`HEAD_SECONDS_MAX`], [`HEAD_BYTES_MAX`]) | 10 s, 32 KiB | the TCP connection is closed, or 431 | `handshake` for the time |
 //! | query string ([`QUERY_BYTES_MAX`]) | 16 KiB | 400 | – |
 //! | admission: keys, the turn, the first page ([`ADMISSION_SECONDS_MAX`]) | 10 s | 503 / 1013 with a retry delay | `handshake` |

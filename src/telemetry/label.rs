@@ -13,6 +13,9 @@ macro_rules! labels {
             /// Every variant, in the order of declaration, which is also that of `as usize`.
             pub const ALL: &'static [$name] = &[$($name::$variant,)+];
 
+            /// The labels in the same order.
+            pub const LABELS: &'static [&'static str] = &[$($text,)+];
+
             /// The value of the metric's label.
             pub fn label(self) -> &'static str {
                 match self {

@@ -95,37 +95,28 @@ impl Metrics {
                 "messages",
                 "Messages, one a user, by what became of them",
                 "outcome",
-                MessageOutcome::ALL
-                    .iter()
-                    .map(|outcome| outcome.label())
-                    .collect(),
+                MessageOutcome::LABELS,
             ),
             reconciles: counters(
                 &mut registry,
                 "reconciles",
                 "Comparisons of connected users with their mailboxes",
                 "reason",
-                ReconcileReason::ALL
-                    .iter()
-                    .map(|reason| reason.label())
-                    .collect(),
+                ReconcileReason::LABELS,
             ),
             limits: counters(
                 &mut registry,
                 "limits",
                 "How often a limit was reached",
                 "limit",
-                Limit::ALL.iter().map(|limit| limit.label()).collect(),
+                Limit::LABELS,
             ),
             key_fetches: counters(
                 &mut registry,
                 "key_fetches",
                 "Fetches of the key set that tokens are checked with",
                 "outcome",
-                KeyFetch::ALL
-                    .iter()
-                    .map(|outcome| outcome.label())
-                    .collect(),
+                KeyFetch::LABELS,
             ),
             delivery: histograms(
                 &mut registry,
@@ -133,7 +124,7 @@ impl Metrics {
                 "From an event's storing in JetStream to its frame's writing",
                 &DELIVERY_BUCKETS_SECONDS,
                 "path",
-                Path::ALL.iter().map(|path| path.label()).collect(),
+                Path::LABELS,
             ),
             mailbox: histograms(
                 &mut registry,
@@ -141,10 +132,7 @@ impl Metrics {
                 "Duration of a step on mailboxes in Redis",
                 &MAILBOX_BUCKETS_SECONDS,
                 "op",
-                MailboxOperation::ALL
-                    .iter()
-                    .map(|operation| operation.label())
-                    .collect(),
+                MailboxOperation::LABELS,
             ),
             connections,
             waited,
@@ -244,12 +232,12 @@ fn counters(
     name: &'static str,
     help: &'static str,
     label: &'static str,
-    values: Vec<&'static str>,
+    values: &[&'static str],
 ) -> Vec<Counter> {
     let family = Family::<OneLabel, Counter>::default();
     registry.register(name, help, family.clone());
-    let counter = |value| family.get_or_create_owned(&[(label, value)]);
-    values.into_iter().map(counter).collect()
+    let counter = |value: &&'static str| family.get_or_create_owned(&[(label, *value)]);
+    values.iter().map(counter).collect()
 }
 
 fn histograms(
@@ -258,13 +246,13 @@ fn histograms(
     help: &'static str,
     buckets: &'static [f64],
     label: &'static str,
-    values: Vec<&'static str>,
+    values: &[&'static str],
 ) -> Vec<Histogram> {
     let make = move || Histogram::new(buckets.iter().copied());
     let family = Family::<OneLabel, Histogram, _>::new_with_constructor(make);
     registry.register(name, help, family.clone());
-    let histogram = |value| family.get_or_create_owned(&[(label, value)]);
-    values.into_iter().map(histogram).collect()
+    let histogram = |value: &&'static str| family.get_or_create_owned(&[(label, *value)]);
+    values.iter().map(histogram).collect()
 }
 
 fn event_counters(events: &EventFamily, event_type: &str) -> EventCounters {

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::patient::{Inside, Patient};
 use crate::support::process::raise_open_files;
-use crate::support::{System, eventually};
+use crate::support::{Role, System, eventually};
 
 /// How a client of the crowd was sent away.
 struct Left {
@@ -73,18 +73,10 @@ fn number(variable: &str, default: usize) -> usize {
     given.map_or(default, |text| text.parse().expect("a number"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sockets_leave_evenly_over_the_drain_time_and_lose_nothing() {
-    let (sockets, seconds) = (number("LEAVING_SOCKETS", 60), number("LEAVING_SECONDS", 3));
-    raise_open_files();
-    let system = System::builder()
-        .env("CATCHUP_DRAIN", &format!("{seconds}s"))
-        .start()
-        .await;
-    let gateway = system.gateway(0);
-    let users: Vec<String> = (0..sockets).map(|index| format!("user-{index}")).collect();
+/// Connects users and has them read until they are sent away.
+async fn crowd(gateway: &Role, users: &[String]) -> JoinSet<Left> {
     let mut joining = JoinSet::new();
-    for user in users.clone() {
+    for user in users.iter().cloned() {
         let client = Patient {
             port: gateway.port(),
             user: user.clone(),
@@ -96,27 +88,64 @@ async fn sockets_leave_evenly_over_the_drain_time_and_lose_nothing() {
     for (user, inside) in joining.join_all().await {
         leaving.spawn(until_sent_away(user, inside));
     }
+    leaving
+}
 
-    let start = Instant::now();
-    gateway.terminate();
+/// A gateway that leaves is not ready and lets nobody in, and says so.
+async fn assert_leaving(gateway: &Role) {
     assert_eq!(gateway.not_ready().await["reasons"]["process"], "draining");
-    let refused = gateway.socket().user("late").try_connect().await;
-    let refused = refused.err().expect("nobody is let in");
+    let late = gateway.socket().user("late");
+    let refused = late.try_connect().await.err().expect("nobody is let in");
     assert_eq!((refused.status, &refused.body["code"]), (503, &json!(1013)));
     assert!(refused.retry_after.is_some());
-    let mut late = (gateway.socket().user("late"))
-        .query("refuse", "close")
-        .connect()
-        .await;
-    let frames = late.expect_close(1013).await;
+    let mut closing = late.query("refuse", "close").connect().await;
+    let frames = closing.expect_close(1013).await;
     assert_eq!(frames[0]["op"], "away");
     assert!(frames[0]["retryMilliseconds"].as_u64().is_some());
+}
+
+/// Each user's one message was acknowledged or waits; nobody is connected, and the name is free.
+async fn assert_nothing_lost(system: &System, left: &[Left]) {
+    eventually("every message is stored", async || {
+        let metrics = system.worker(0).metrics().await;
+        let stored = metrics.value("catchup_messages_total", &[("outcome", "stored")]);
+        (stored == left.len() as f64).then_some(())
+    })
+    .await;
+    for left in left {
+        let waiting = system.waiting(&left.user).await.len();
+        assert_eq!(left.messages + waiting, 1, "{}", left.user);
+        let mailbox = system.mailbox(&left.user).await;
+        let connections = mailbox.get("connections").cloned().unwrap_or_default();
+        assert!(connections.is_empty(), "{}: {connections:?}", left.user);
+    }
+    let mut redis = system.redis().await;
+    for key in ["node:gateway-1", "online_users:gateway-1"] {
+        let exists: bool = redis.exists(system.key(key)).await.unwrap();
+        assert!(!exists, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_leave_evenly_over_the_drain_time_and_lose_nothing() {
+    let (sockets, seconds) = (number("LEAVING_SOCKETS", 60), number("LEAVING_SECONDS", 3));
+    raise_open_files();
+    let system = System::builder()
+        .env("CATCHUP_DRAIN", &format!("{seconds}s"))
+        .start()
+        .await;
+    let gateway = system.gateway(0);
+    let users: Vec<String> = (0..sockets).map(|index| format!("user-{index}")).collect();
+    let leaving = crowd(gateway, &users).await;
+    let start = Instant::now();
+    gateway.terminate();
+    assert_leaving(gateway).await;
     // Those who are not told yet are served; for the others it waits.
     let event = json!({ "targetUserIds": users, "data": 1 });
     system.publish("new_post", event).await;
-
     let left = leaving.join_all().await;
     assert!(gateway.ended().await.success());
+
     let took = start.elapsed();
     let even = sockets as f64 / seconds as f64;
     let returns: Vec<Instant> = left.iter().map(|left| left.at + left.retry).collect();
@@ -134,25 +163,8 @@ async fn sockets_leave_evenly_over_the_drain_time_and_lose_nothing() {
         took >= Duration::from_secs_f64(seconds as f64 * 0.9),
         "{took:?}"
     );
-    assert!(live > 0 && live < sockets, "{live} of {sockets}");
-    eventually("every message is stored", async || {
-        let metrics = system.worker(0).metrics().await;
-        let stored = metrics.value("catchup_messages_total", &[("outcome", "stored")]);
-        (stored == sockets as f64).then_some(())
-    })
-    .await;
-    for left in &left {
-        let waiting = system.waiting(&left.user).await.len();
-        assert_eq!(left.messages + waiting, 1, "{}", left.user);
-        let mailbox = system.mailbox(&left.user).await;
-        let connections = mailbox.get("connections").cloned().unwrap_or_default();
-        assert!(connections.is_empty(), "{}: {connections:?}", left.user);
-    }
-    let mut redis = system.redis().await;
-    for key in ["node:gateway-1", "online_users:gateway-1"] {
-        let exists: bool = redis.exists(system.key(key)).await.unwrap();
-        assert!(!exists, "{key}");
-    }
+    assert!(live > 0, "nobody was served while the node left");
+    assert_nothing_lost(&system, &left).await;
 }
 
 #[tokio::test]

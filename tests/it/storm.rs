@@ -131,6 +131,7 @@ async fn connect(port: u16, users: Range<usize>) -> Vec<Inside> {
 async fn settled_memory(process_id: u32) -> u64 {
     let mut last = memory(process_id).resident;
     loop {
+        // Longer than an acknowledgement waits for others.
         sleep(Duration::from_millis(600)).await;
         let resident = memory(process_id).resident;
         if resident.abs_diff(last) < 64 * 1024 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, StatusCode, Url};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::key_set::{DOCUMENT_BYTES_MAX, InvalidKeySet, KeySet};
@@ -59,8 +59,8 @@ enum FetchError {
 pub struct KeySource {
     url: Url,
     keys: RwLock<Option<Arc<KeySet>>>,
-    /// Somebody wants a fetch.
-    demanded: Notify,
+    /// The number of the fetch that somebody waits for.
+    demanded: watch::Sender<u64>,
     fetches: watch::Sender<Fetches>,
 }
 
@@ -80,7 +80,7 @@ impl KeySource {
         Ok(KeySource {
             url,
             keys: RwLock::new(None),
-            demanded: Notify::new(),
+            demanded: watch::Sender::default(),
             fetches: watch::Sender::default(),
         })
     }
@@ -101,16 +101,20 @@ impl KeySource {
     pub async fn check(&self, token: &str) -> Result<Identified, Unauthorised> {
         let until = Instant::now() + DEMAND_SECONDS_MAX;
         let mut fetches = self.fetches.subscribe();
-        let begun = fetches.borrow_and_update().begun;
+        let next = fetches.borrow_and_update().begun + 1;
         loop {
             match self.check_at_once(token) {
                 Err(Unauthorised::UnknownKey) => {}
                 checked => return checked,
             }
-            if fetches.borrow().ended > begun {
+            if fetches.borrow().ended >= next {
                 return Err(Unauthorised::UnknownKey);
             }
-            self.demanded.notify_one();
+            self.demanded.send_if_modified(|demanded| {
+                let is_more = *demanded < next;
+                *demanded = next.max(*demanded);
+                is_more
+            });
             let changed = timeout_at(until, fetches.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {
                 return Err(Unauthorised::UnknownKey);
@@ -133,6 +137,7 @@ impl KeySource {
         let mut is_failing = false;
         let mut retry_pause = RETRY_PAUSE_MIN;
         let mut demands = Demands::new();
+        let mut demanded = self.demanded.subscribe();
         loop {
             self.fetches.send_modify(|fetches| fetches.begun += 1);
             let fetched = self.fetch().await;
@@ -154,10 +159,12 @@ impl KeySource {
             };
             self.fetches
                 .send_modify(|fetches| fetches.ended = fetches.begun);
+            let ended = self.fetches.borrow().ended;
             tokio::select! {
                 () = sleep(pause) => {}
                 () = async {
-                    self.demanded.notified().await;
+                    // The sender is this source's own.
+                    let _ = demanded.wait_for(|demanded| *demanded > ended).await;
                     demands.turn().await;
                 } => {}
             }

@@ -24,6 +24,7 @@
 //! | `letters` | refused events by their sequence |
 //! | `store` | what a user's mailbox holds, read from Redis |
 //! | `http` | requests to the admin port and refusals; `metrics`: what `/metrics` says |
+//! | `key_server` | a server of key sets that answers well, badly, or not at all |
 //! | `token` | JSON Web Tokens, good and bad |
 //! | `browser` | a page in headless Chromium |
 //! | `process`, `ports` | children that cannot outlive the tests, free ports |
@@ -44,6 +45,7 @@
 pub mod browser;
 pub mod command;
 pub mod http;
+pub mod key_server;
 pub mod letters;
 pub mod metrics;
 pub mod nats;

@@ -26,6 +26,7 @@ pub struct SocketRequest {
     query: Vec<(String, String)>,
     headers: Vec<(String, String)>,
     receive_buffer_bytes: Option<u32>,
+    from: [u8; 4],
 }
 
 /// An open connection. Dropping it resets the TCP connection without a close frame.
@@ -61,6 +62,7 @@ impl SocketRequest {
             query: Vec::new(),
             headers: Vec::new(),
             receive_buffer_bytes: None,
+            from: [127, 0, 0, 1],
         }
     }
 
@@ -99,6 +101,12 @@ impl SocketRequest {
         self
     }
 
+    /// Comes from this address of the loopback, as another client's machine would.
+    pub fn from(mut self, address: [u8; 4]) -> SocketRequest {
+        self.from = address;
+        self
+    }
+
     /// Makes the connection; panics where it is refused.
     pub async fn connect(&self) -> Socket {
         let outcome = self.try_connect().await;
@@ -118,6 +126,7 @@ impl SocketRequest {
             tcp.set_recv_buffer_size(bytes)
                 .expect("a size the kernel takes");
         }
+        tcp.bind((self.from, 0).into())?;
         let address = ([127, 0, 0, 1], self.port).into();
         let mut stream = tcp.connect(address).await?;
         stream.set_nodelay(true)?;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD as STANDARD, BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
@@ -38,13 +40,47 @@ pub fn hs256(secret: &str, claims: &Value) -> String {
 impl KeyPair {
     /// Signed with this pair's private key: RS256, ES256 or EdDSA.
     pub fn sign(self, claims: &Value) -> String {
+        self.sign_as(None, claims)
+    }
+
+    /// The same; the token's header names the key.
+    pub fn sign_as(self, key_id: Option<&str>, claims: &Value) -> String {
         let pem = std::fs::read(self.fixture("private")).expect("a fixture");
         let (algorithm, key) = match self {
             KeyPair::Rsa => (Algorithm::RS256, EncodingKey::from_rsa_pem(&pem)),
             KeyPair::Ec => (Algorithm::ES256, EncodingKey::from_ec_pem(&pem)),
             KeyPair::Ed25519 => (Algorithm::EdDSA, EncodingKey::from_ed_pem(&pem)),
         };
-        sign(algorithm, claims, &key.expect("a key"))
+        let header = Header {
+            kid: key_id.map(str::to_owned),
+            ..Header::new(algorithm)
+        };
+        encode(&header, claims, &key.expect("a key")).expect("the claims can be signed")
+    }
+
+    /// The public key as a member of a key set (RFC 7517).
+    pub fn jwk(self, key_id: &str) -> Value {
+        let pem = std::fs::read_to_string(self.fixture("public")).expect("a fixture");
+        let lines: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        let der = STANDARD.decode(lines).expect("base64");
+        // All end with the key itself (RFC 5280 §4.1): of RSA the modulus, and a head and the
+        // three bytes of the exponent after it; of EC both coordinates.
+        let part = |from_end: usize, length: usize| {
+            let start = der.len() - from_end;
+            URL_SAFE_NO_PAD.encode(&der[start..start + length])
+        };
+        match self {
+            KeyPair::Rsa => {
+                json!({ "kid": key_id, "kty": "RSA", "use": "sig", "n": part(261, 256), "e": "AQAB" })
+            }
+            KeyPair::Ec => {
+                let (x, y) = (part(64, 32), part(32, 32));
+                json!({ "kid": key_id, "kty": "EC", "crv": "P-256", "alg": "ES256", "x": x, "y": y })
+            }
+            KeyPair::Ed25519 => {
+                json!({ "kid": key_id, "kty": "OKP", "crv": "Ed25519", "x": part(32, 32) })
+            }
+        }
     }
 
     /// For `CATCHUP_JWT_PUBLIC_KEY_FILE`.
