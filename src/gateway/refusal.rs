@@ -67,15 +67,15 @@ impl Refusal {
         }
     }
 
-    /// The answer before an upgrade: `{"code","message"}`. Ends the TCP connection, which would
-    /// hold a place among the requests.
+    /// The answer before an upgrade: `{"code","message"}`. One that asks to come back later ends the
+    /// TCP connection, which would hold a place among the requests meanwhile.
     pub fn response(&self) -> Response<Full<Bytes>> {
         let status = StatusCode::from_u16(self.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json_response(status, self.code.code(), &self.message);
         let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
         if let Some(delay) = self.retry_delay {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
             let seconds = delay.as_millis().div_ceil(1_000).max(1) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

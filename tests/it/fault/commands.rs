@@ -49,6 +49,7 @@ async fn listen_outlives_its_gateway_and_prints_every_message_once() {
     };
     tokio::join!(publish(0..EVENTS / 2), kill);
     until(EVENTS / 2).await;
+    gateway.ready().await;
     // This time in order: it is told to come back, while more is published.
     let stop = async {
         gateway.stop().await;

@@ -178,7 +178,7 @@ async fn what_comes_later_is_refused_and_contradictions_are_named() {
         ),
         (
             "gateway",
-            &[("CATCHUP_JWKS_URL", "https://a/hidden")],
+            &[("CATCHUP_JWKS_URL", "ftp://a/hidden")],
             "CATCHUP_JWKS_URL",
         ),
         ("gateway", &[("CATCHUP_AUTH", "jwt")], "CATCHUP_JWT"),
