@@ -8,20 +8,13 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy};
-use async_nats::jetstream::response::Response;
 use serde_json::json;
 
 use super::streams::{Found, wanted_broadcasts};
-use super::{Bus, BusError, Delivery, Pull, Pulled};
+use super::{Bus, BusError};
 
 /// Where the time line stands in the stream's metadata, if it is not the creation.
 const TIME_LINE: &str = "catchup_time_line";
-/// Most messages that one request brings.
-const REQUEST_MESSAGES: usize = 256;
-/// The server removes a consumer that nobody asks for so long: a gateway that was killed leaves
-/// nothing behind.
-const INACTIVE_MAX: Duration = Duration::from_secs(30);
 
 /// What a gateway needs to know of `BROADCASTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,75 +71,4 @@ pub async fn begin_time_line(
     }
     config["metadata"][TIME_LINE] = json!((ended + 1).to_string());
     BroadcastsStream::of(&wanted.update(bus, &config).await?)
-}
-
-/// Reads the stream from a sequence on. It reports what it cannot read on from, and never skips:
-/// the client library's own ordered consumer is made again in silence, also on a stream that was
-/// made again meanwhile.
-pub struct Follower {
-    pull: Pull,
-    /// Deliveries so far: one that is lost on the way is noticed by the next.
-    delivered: u64,
-    /// How many messages follow what was delivered, as far as is known.
-    pub pending: u64,
-}
-
-impl Follower {
-    /// Makes a consumer of its own; `first` is the first sequence of interest.
-    ///
-    /// # Errors
-    ///
-    /// Where the server does not make it.
-    pub async fn new(bus: &Bus, first: u64) -> Result<Follower, BusError> {
-        let stream = bus.names.broadcasts_stream();
-        let unique = uuid::Uuid::now_v7().simple().to_string();
-        let name = bus.names.broadcasts_consumer(&unique);
-        let config = consumer::Config {
-            name: Some(name.clone()),
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: first,
-            },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: INACTIVE_MAX,
-            memory_storage: true,
-            num_replicas: 1,
-            ..consumer::Config::default()
-        };
-        let payload = json!({ "stream_name": stream, "config": config, "action": "create" });
-        let subject = format!("CONSUMER.CREATE.{stream}.{name}");
-        let response: Response<consumer::Info> =
-            bus.jetstream.request(subject.clone(), &payload).await?;
-        let info = match response {
-            Response::Ok(info) => info,
-            Response::Err { error } => return Err(BusError::from_api(&subject, &error)),
-        };
-        Ok(Follower {
-            pull: Pull::of(bus, &stream, &name).await?,
-            delivered: 0,
-            pending: info.num_pending,
-        })
-    }
-
-    /// The next message; `None` every few seconds in which none came. Cancel-safe.
-    ///
-    /// # Errors
-    ///
-    /// Where messages can no longer be read, or one was lost on the way: begin anew after the last
-    /// one that was read.
-    pub async fn next(&mut self) -> Result<Option<Delivery>, BusError> {
-        self.pull.request(REQUEST_MESSAGES).await?;
-        let delivery = match self.pull.next().await {
-            Pulled::Message(delivery) => *delivery,
-            Pulled::Ended => return Ok(None),
-            Pulled::Gone(reason) => return Err(BusError::Unreachable(reason)),
-        };
-        self.delivered += 1;
-        if delivery.consumer_sequence != self.delivered {
-            return Err(BusError::Unreachable(
-                "a message of BROADCASTS was lost on its way".to_owned(),
-            ));
-        }
-        self.pending = delivery.pending;
-        Ok(Some(delivery))
-    }
 }

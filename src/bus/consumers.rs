@@ -1,13 +1,15 @@
 //! The durable consumers of `EVENTS`: one a partition, and two for what has no partition.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy};
 use async_nats::jetstream::response::Response;
 use futures_util::future::try_join_all;
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{Bus, BusError, Names, PARTITIONS};
+use super::{Bus, BusError, Names, PARTITIONS, find_events};
 
 /// A message that was neither acknowledged nor said to be in progress for this long goes to
 /// another worker.
@@ -181,10 +183,77 @@ pub async fn pending(bus: &Bus, source: Source) -> Result<Pending, BusError> {
     })
 }
 
+/// How far the events of the stream were taken into mailboxes, over all consumers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// All events up to this sequence were acknowledged.
+    pub floor: u64,
+    /// No event after this sequence was ever delivered.
+    pub delivered: u64,
+}
+
+/// Asks how far the events were taken. A consumer that is not there counts for nothing: it will be
+/// made to deliver everything.
+///
+/// # Errors
+///
+/// Where NATS does not answer.
+pub async fn routing(bus: &Bus) -> Result<Routing, BusError> {
+    #[derive(Deserialize)]
+    struct List {
+        total: usize,
+        #[serde(default)]
+        consumers: Vec<consumer::Info>,
+    }
+    // Before the consumers: what is stored meanwhile may be unknown to their answers.
+    let Some(stream) = find_events(bus).await? else {
+        return Ok(Routing::default());
+    };
+    let sources: HashSet<String> = Source::all()
+        .map(|source| source.consumer(&bus.names))
+        .collect();
+    let mut routing = Routing {
+        floor: stream.last_sequence,
+        delivered: 0,
+    };
+    let mut offset = 0;
+    loop {
+        let subject = format!("CONSUMER.LIST.{}", bus.names.events_stream());
+        let payload = json!({ "offset": offset });
+        let response: Response<List> = bus.jetstream.request(subject.clone(), &payload).await?;
+        let list = match response {
+            Response::Ok(list) => list,
+            Response::Err { error } => return Err(BusError::from_api(&subject, &error)),
+        };
+        for info in list
+            .consumers
+            .iter()
+            .filter(|info| sources.contains(&info.name))
+        {
+            routing.include(info);
+        }
+        offset += list.consumers.len();
+        if list.consumers.is_empty() || offset >= list.total {
+            return Ok(routing);
+        }
+    }
+}
+
+impl Routing {
+    fn include(&mut self, info: &consumer::Info) {
+        let delivered = info.delivered.stream_sequence;
+        self.delivered = self.delivered.max(delivered);
+        let floor = match (info.num_ack_pending, info.num_pending) {
+            (0, 0) => return,
+            (0, _) => delivered,
+            _ => info.ack_floor.stream_sequence,
+        };
+        self.floor = self.floor.min(floor);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `connect` | a connection that is kept, and what is known about it |
 //! | `streams` | `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made, or compared with what the server has |
 //! | `consumers` | one durable consumer a partition and two for what has no partition |
+//! | `follower` | a stream read from some place on |
 //! | `stored` | stored messages read and removed one by one |
 //! | `pull` | pull requests and what the server answers |
 //! | `unreadable` | which stored messages the client library cannot read |
@@ -18,6 +19,7 @@ mod broadcasts;
 mod connect;
 mod consumers;
 mod error;
+mod follower;
 mod forward;
 mod names;
 mod pull;
@@ -26,16 +28,17 @@ mod streams;
 mod unreadable;
 
 pub use broadcast::{Broadcast, InvalidBroadcast};
-pub use broadcasts::{BroadcastsStream, Follower, assert_broadcasts, begin_time_line};
+pub use broadcasts::{BroadcastsStream, assert_broadcasts, begin_time_line};
 pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
-pub use consumers::{ACK_WAIT, Pending, Source, assert_consumers, pending};
+pub use consumers::{ACK_WAIT, Pending, Routing, Source, assert_consumers, pending, routing};
 pub use error::BusError;
+pub use follower::{Begin, Follower};
 pub use forward::{
     Announcement, Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot,
     encoded_bytes,
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};
-pub use stored::{next_broadcast, next_stored, remove_stored};
-pub use streams::{EventsStream, assert_streams};
+pub use stored::{next_broadcast, next_event, next_stored, remove_stored};
+pub use streams::{EventsStream, assert_streams, find_events, write_store_id};
 pub use unreadable::{StoredMessage, Unreadable, judge};

@@ -50,6 +50,11 @@ impl Names {
         format!("{}broadcasts_{unique}", self.flat)
     }
 
+    /// The consumer by which a worker reads `EVENTS` again to rebuild the store.
+    pub fn rebuild_consumer(&self, unique: &str) -> String {
+        format!("{}rebuild_{unique}", self.flat)
+    }
+
     /// Where all gateways hear ephemeral messages for everyone.
     pub fn all_gateways(&self) -> String {
         format!("{}gateways.everyone", self.dotted)
@@ -65,6 +70,11 @@ impl Names {
             format!("{}events.*", self.dotted),
             format!("{}events.*.*", self.dotted),
         ]
+    }
+
+    /// All subjects under which `EVENTS` stores.
+    pub fn stored_events_subjects(&self) -> String {
+        format!("{}events.>", self.dotted)
     }
 
     pub fn dead_letters_subjects(&self) -> String {

@@ -46,6 +46,16 @@ pub async fn next_broadcast(bus: &Bus, sequence: u64) -> Result<StoredMessage, B
     stored(bus, &bus.names.broadcasts_stream(), &payload).await
 }
 
+/// The same for `EVENTS`, whatever its source.
+///
+/// # Errors
+///
+/// [`BusError::NotFound`] where there is none.
+pub async fn next_event(bus: &Bus, sequence: u64) -> Result<StoredMessage, BusError> {
+    let payload = json!({ "seq": sequence, "next_by_subj": bus.names.stored_events_subjects() });
+    stored(bus, &bus.names.events_stream(), &payload).await
+}
+
 async fn stored(
     bus: &Bus,
     stream: &str,

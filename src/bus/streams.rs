@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::{Bus, BusError, Names};
 
@@ -24,22 +25,63 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const DEAD_LETTERS_AGE_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
 const DEAD_LETTERS_MAX: u64 = 1_000_000;
 
+/// Where the stream's metadata has the id that the store filled from it carries as well.
+const STORE_ID: &str = "catchup_store";
+
 /// What the workers need to know of `EVENTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventsStream {
     /// When it was made, in milliseconds since 1970: with a sequence it names an event for good.
     pub creation_ms: u64,
+    /// Drawn by whoever made it; `None` in one that an operator made.
+    pub store_id: Option<Uuid>,
+    /// Of its last message; 0 where it never had one.
+    pub last_sequence: u64,
 }
 
-/// Sees to it that all streams exist as the contract asks; `ttl` is how long messages wait.
+impl EventsStream {
+    fn of(found: &Found) -> Result<EventsStream, BusError> {
+        let id = found.config["metadata"][STORE_ID].as_str();
+        Ok(EventsStream {
+            creation_ms: found.creation_ms()?,
+            store_id: id.and_then(|id| Uuid::parse_str(id).ok()),
+            last_sequence: found.state.last_seq,
+        })
+    }
+}
+
+/// What `EVENTS` is, if it is there. Makes nothing.
 ///
 /// # Errors
 ///
-/// [`BusError::Unsuitable`] where a stream exists and differs in what cannot be changed.
-pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, BusError> {
-    let names = &bus.names;
+/// Where NATS does not answer.
+pub async fn find_events(bus: &Bus) -> Result<Option<EventsStream>, BusError> {
+    match call(bus, "INFO", &bus.names.events_stream(), &json!({})).await {
+        Ok(found) => Ok(Some(EventsStream::of(&found)?)),
+        Err(BusError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives an id to a stream that has none.
+///
+/// # Errors
+///
+/// Those of [`assert_streams`].
+pub async fn write_store_id(bus: &Bus, ttl: Duration, id: Uuid) -> Result<(), BusError> {
+    let wanted = wanted_events(&bus.names, ttl);
+    let mut config = wanted.made(bus).await?.config;
+    if !config["metadata"].is_object() {
+        config["metadata"] = json!({});
+    }
+    config["metadata"][STORE_ID] = json!(id.simple().to_string());
+    wanted.update(bus, &config).await?;
+    Ok(())
+}
+
+fn wanted_events(names: &Names, ttl: Duration) -> Wanted {
     let [transform_source, transform_destination] = names.partition_transform();
-    let events = Wanted {
+    Wanted {
         name: names.events_stream(),
         age: ttl.saturating_add(EVENTS_AGE_MARGIN),
         config: json!({
@@ -49,8 +91,20 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
             "deny_delete": false,
             "no_ack": false,
         }),
-        only_when_made: json!({}),
-    };
+        only_when_made: json!({
+            "metadata": { STORE_ID: Uuid::now_v7().simple().to_string() },
+        }),
+    }
+}
+
+/// Sees to it that all streams exist as the contract asks; `ttl` is how long messages wait.
+///
+/// # Errors
+///
+/// [`BusError::Unsuitable`] where a stream exists and differs in what cannot be changed.
+pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, BusError> {
+    let names = &bus.names;
+    let events = wanted_events(names, ttl);
     let dead_letters = Wanted {
         name: names.dead_letters_stream(),
         age: DEAD_LETTERS_AGE_MAX,
@@ -71,9 +125,7 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
             );
         }
     }
-    Ok(EventsStream {
-        creation_ms: found.creation_ms()?,
-    })
+    EventsStream::of(&found)
 }
 
 /// `BROADCASTS`, which the workers fill and the gateways follow; either makes it.

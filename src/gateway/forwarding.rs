@@ -212,13 +212,18 @@ pub async fn replace(node: &Node, peer: &Peer, older: &ConnectionId) {
 
 /// Tells every connection to compare with its mailbox, some at a time.
 pub fn reconcile_all(node: &Arc<Node>, reason: ReconcileReason) {
+    tell_all(node, Signal::Reconcile, reason);
+}
+
+/// Tells every connection, some at a time.
+pub fn tell_all(node: &Arc<Node>, signal: Signal, reason: ReconcileReason) {
     let node = Arc::clone(node);
     tokio::spawn(async move {
         for (index, handle) in node.registry.handles().into_iter().enumerate() {
             if index % RECONCILE_SLICE == RECONCILE_SLICE - 1 {
                 tokio::time::sleep(RECONCILE_PAUSE).await;
             }
-            handle.signal(Signal::Reconcile);
+            handle.signal(signal);
             node.metrics.reconcile(reason);
         }
     });

@@ -3,7 +3,7 @@
 //! `listener` accepts, `websocket` lets in and upgrades, `connection` runs one socket with the
 //! session machine, `registry` knows who is here, `forwarding` hands on what workers send,
 //! `broadcasts` follows the events for everyone into the `ring`, `presence` keeps the node's lease
-//! and the set of its users, `drain` tells the sockets to go when the node leaves. Every limit
+//! and the set of its users, `store_watch` sees whether the store lost anything, `drain` tells the sockets to go when the node leaves. Every limit
 //! stands in `limits`.
 
 mod allowance;
@@ -27,6 +27,7 @@ mod refusal;
 mod registry;
 mod ring;
 mod store_clock;
+mod store_watch;
 mod websocket;
 
 use std::sync::Arc;
@@ -148,6 +149,9 @@ async fn serve(
     // The subscription before the lease: once a worker may take this process for alive, forwards
     // to it arrive. Requests are let in once there is a bus, so the lease comes before that.
     let subscription = forwarding::subscribe(node, bus, ended).await?;
+    let record = store_watch::begin(node, &subscription.bus()).await?;
+    let watch = store_watch::keep(Arc::clone(node), record);
+    tokio::spawn(ended.clone().run_until_cancelled_owned(watch));
     let epoch = presence::begin(node).await?;
     let (loaded, mut is_loaded) = watch::channel(false);
     let follow = broadcasts::follow(Arc::clone(node), bus.clone(), loaded, ended.clone());

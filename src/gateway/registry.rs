@@ -36,6 +36,8 @@ pub enum Signal {
     NameTaken = 8,
     /// A forward found no room in the queue: read the mailbox.
     Overflowed = 16,
+    /// The store lost events: register anew, and hear what is owed.
+    Register = 32,
 }
 
 /// The sending half of a connection.

@@ -379,7 +379,7 @@ pub(super) fn parse_life(text: &str) -> Option<Life> {
     text.parse().ok().map(Life)
 }
 
-fn lane_number(lane: Lane) -> u8 {
+pub(super) fn lane_number(lane: Lane) -> u8 {
     match lane {
         Lane::Normal => 1,
         Lane::High => 2,

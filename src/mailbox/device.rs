@@ -136,8 +136,10 @@ impl Link {
                 .arg(position.places.everyone.sequence)
                 .arg(position.time_ms)
                 .arg(u8::from(position.store_lost_told)),
-            None => script.arg(""),
+            None => script.arg(&["", "0", "0", "0", "0", "0", "0", "0"]),
         };
+        let loss = self.loss();
+        script.arg(loss.lost_ms).arg(loss.no_trim_before_ms);
         let reply = self.call(MailboxOperation::Register, user, &script).await?;
         self.read_registered(reply)
     }
@@ -231,7 +233,8 @@ impl Link {
             .arg(u8::from(position.store_lost_told))
             .arg(limits.ttl_ms)
             .arg(limits.hash_ttl_ms())
-            .arg(limits.trim_hold_ms);
+            .arg(limits.trim_hold_ms)
+            .arg(self.loss().no_trim_before_ms);
         self.call(MailboxOperation::Ack, user, &script).await?;
         Ok(())
     }
@@ -280,7 +283,8 @@ impl Link {
             .arg(order)
             .arg(limits.ttl_ms)
             .arg(limits.hash_ttl_ms())
-            .arg(limits.trim_hold_ms);
+            .arg(limits.trim_hold_ms)
+            .arg(self.loss().no_trim_before_ms);
         let mut reply = self.call(MailboxOperation::Reassert, user, &script).await?;
         Ok([reply.number()?, reply.number()?])
     }

@@ -15,6 +15,7 @@ const TIME_MS_MAX: u64 = 9_999_999_999_999;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub key: EventKey,
+    expires_ms: u64,
     text: Arc<str>,
 }
 
@@ -26,8 +27,14 @@ impl Entry {
         let expiry = expires_ms.min(TIME_MS_MAX);
         Entry {
             key,
+            expires_ms: expiry,
             text: format!("1 {key} {time:013} {expiry:013} - {json}").into(),
         }
+    }
+
+    /// When it stops waiting, milliseconds since 1970.
+    pub fn expires_ms(&self) -> u64 {
+        self.expires_ms
     }
 
     /// The text of the list entry.

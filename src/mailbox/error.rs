@@ -13,6 +13,9 @@ pub enum MailboxError {
     /// The server is up and refuses: out of memory, a failing disk, a replica, loading.
     #[error("Redis refuses: {0}")]
     Refusing(String),
+    /// The server lost what it held, or that is not known yet: nobody uses it before it is whole.
+    #[error("Redis is not whole: {0}")]
+    Incomplete(String),
     /// The server is on another time line than the one the caller's positions belong to.
     #[error("Redis is on another time line: {current}")]
     EpochChanged { current: Epoch },
@@ -51,6 +54,7 @@ impl MailboxError {
         match self {
             MailboxError::Unreachable(_)
             | MailboxError::Refusing(_)
+            | MailboxError::Incomplete(_)
             | MailboxError::EpochChanged { .. }
             | MailboxError::Damaged
             | MailboxError::Skipped
@@ -72,7 +76,8 @@ impl MailboxError {
             // A caller may also have come with a position of an earlier time line.
             MailboxError::EpochChanged { current } => *current != epoch,
             MailboxError::Refusing(text) => text.starts_with(READONLY),
-            MailboxError::LifeChanged
+            MailboxError::Incomplete(_)
+            | MailboxError::LifeChanged
             | MailboxError::Damaged
             | MailboxError::UnknownDevice
             | MailboxError::Replaced

@@ -30,6 +30,11 @@ impl Keys {
         format!("{}offline_messages:{{{user}}}:high", self.prefix)
     }
 
+    /// The record of the store itself: whether it is whole, and what it lost.
+    pub fn store(&self) -> String {
+        format!("{}catchup_store", self.prefix)
+    }
+
     /// The set of users connected to a node.
     pub fn online_users(&self, node: &str) -> String {
         format!("{}online_users:{node}", self.prefix)

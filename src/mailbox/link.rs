@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, ScriptInvocation, Value};
 
+use super::condition::{Condition, Loss};
 use super::reply::{Reply, parse_connections, text_of};
 use super::store::{Limits, StoreConfig};
 use super::{Keys, MailboxError, scripts};
@@ -54,6 +55,7 @@ struct Inner {
     keys: Keys,
     limits: Limits,
     metrics: Arc<Metrics>,
+    condition: Arc<Condition>,
 }
 
 impl Link {
@@ -62,6 +64,7 @@ impl Link {
         epoch: Epoch,
         config: &StoreConfig,
         metrics: Arc<Metrics>,
+        condition: Arc<Condition>,
     ) -> Link {
         Link {
             inner: Arc::new(Inner {
@@ -72,6 +75,7 @@ impl Link {
                 keys: Keys::new(&config.namespace),
                 limits: config.limits(),
                 metrics,
+                condition,
             }),
         }
     }
@@ -105,6 +109,18 @@ impl Link {
         &self.inner.limits
     }
 
+    /// What the store is known to have lost.
+    pub(super) fn loss(&self) -> Loss {
+        self.inner.condition.loss(self.inner.limits.ttl_ms)
+    }
+
+    /// Gives the link up: what was done on it may be lost.
+    pub(super) fn give_up(&self, reason: &str) {
+        if !self.inner.broken.swap(true, Ordering::AcqRel) {
+            tracing::warn!("a Redis connection is given up: {reason}");
+        }
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.inner.metrics
     }
@@ -112,9 +128,10 @@ impl Link {
     /// Notes what an error means for this link. Every error of a call goes through here.
     pub fn judge(&self, error: impl Into<MailboxError>) -> MailboxError {
         let error = error.into();
-        if error.breaks_link(self.epoch()) && !self.inner.broken.swap(true, Ordering::AcqRel) {
-            tracing::warn!("a Redis connection is given up: {error}");
+        if error.breaks_link(self.epoch()) {
+            self.give_up(&error.to_string());
         }
+        self.inner.condition.hear(&error, self.metrics());
         error
     }
 

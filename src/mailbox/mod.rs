@@ -4,26 +4,33 @@
 //! `scripts/prelude.lua`, says what the fields mean. A device is a cursor into it. Everything that
 //! reads and then writes is one `MULTI` or one script (invariant I6), and may be repeated.
 //!
+//! [`Record`] says whether the store is whole, and how one that went back or was emptied becomes so.
+//!
 //! [`Store`] owns the connection. A [`Link`] is one TCP connection together with the epoch that
 //! was read on it before anything else, so that every result belongs to a known time line.
 
 mod append;
+mod condition;
 mod device;
 mod entry;
 mod error;
 mod keys;
 mod link;
+mod record;
 mod reply;
+mod restore;
 mod scripts;
 mod store;
 
 pub use crate::protocol::EventKey;
 pub use append::{Append, Appended};
+pub use condition::Demand;
 pub use device::{Counters, Page, PageEntry, PageRequest, Register, Registered};
 pub use entry::Entry;
 pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
+pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record};
 pub use store::{Store, StoreConfig};
 
 /// Most devices of one user (contract §4).

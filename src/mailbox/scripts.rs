@@ -16,11 +16,14 @@ macro_rules! script {
 }
 
 script!(ACK, "ack.lua");
+script!(ADVANCE, "advance.lua");
 script!(APPEND_ONCE, "append_once.lua");
+script!(CLAIM, "claim.lua");
 script!(LOSE_EVERYONE, "lose_everyone.lua");
 script!(PAGE, "reading.lua", "page.lua");
 script!(REASSERT, "reassert.lua");
 script!(REGISTER, "reading.lua", "register.lua");
 script!(REPAIR, "repair.lua");
+script!(RESTORE, "restore.lua");
 script!(SETTLE, "settle.lua");
 script!(UNREGISTER, "unregister.lua");

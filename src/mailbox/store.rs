@@ -6,9 +6,11 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout};
 
+use super::condition::{Condition, Demand};
+use super::record::Record;
 use super::{ConfigError, Link, MailboxError, NUMBER_MAX, TRIM_HOLD_SECONDS};
 use crate::protocol::Epoch;
 use crate::telemetry::Metrics;
@@ -22,6 +24,8 @@ const PIPELINE_COMMANDS: usize = 1024;
 /// Waits between attempts to connect: doubled from the first to the last.
 const BACKOFF_MILLISECONDS_MIN: u64 = 50;
 const BACKOFF_MILLISECONDS_MAX: u64 = 2_000;
+/// How long a caller waits for a store that is there, and not as demanded, before it is told so.
+const UNUSABLE_PAUSE: Duration = Duration::from_millis(200);
 /// The hash with the cursors is kept at least this long.
 const HASH_SECONDS_MIN: u64 = 7 * 24 * 3600;
 /// Longer times to live count as this one: a hundred years.
@@ -96,6 +100,7 @@ struct Inner {
     config: StoreConfig,
     metrics: Arc<Metrics>,
     current: RwLock<Option<Link>>,
+    condition: Arc<Condition>,
     attempts: Mutex<Attempts>,
 }
 
@@ -124,6 +129,7 @@ impl Store {
                 config,
                 metrics,
                 current: RwLock::new(None),
+                condition: Arc::default(),
                 attempts: Mutex::new(Attempts {
                     next: Instant::now(),
                     wait: Duration::from_millis(BACKOFF_MILLISECONDS_MIN),
@@ -133,8 +139,35 @@ impl Store {
         })
     }
 
-    /// The current connection, if it is not known to be broken.
+    /// Says what the store must be from now on, so that [`Store::connect`] gives a link to it.
+    pub fn demand(&self, demand: Demand) {
+        self.inner.condition.set_demand(demand);
+    }
+
+    /// The store's record, as it was last read.
+    pub fn records(&self) -> watch::Receiver<Record> {
+        self.inner.condition.records()
+    }
+
+    /// Whether a link could be had at this moment.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn check(&self) -> Result<(), MailboxError> {
+        match self.unbroken() {
+            Some(link) => self.inner.condition.permits(&link),
+            None => Err(MailboxError::Unreachable("no connection".to_owned())),
+        }
+    }
+
+    /// The current connection, if it is not known to be broken and the store is as demanded.
     pub fn link(&self) -> Option<Link> {
+        let link = self.unbroken()?;
+        self.inner.condition.permits(&link).is_ok().then_some(link)
+    }
+
+    fn unbroken(&self) -> Option<Link> {
         let current = self.inner.current.read();
         let current = current.unwrap_or_else(PoisonError::into_inner);
         current.as_ref().filter(|link| !link.is_broken()).cloned()
@@ -142,13 +175,57 @@ impl Store {
 
     /// The current connection, or one new attempt. Attempts of all callers together are spaced by
     /// a growing wait, so a caller may simply ask again after an error.
+    ///
+    /// # Errors
+    ///
+    /// Also where the store is there, but not as [`Store::demand`] asks.
     pub async fn connect(&self) -> Result<Link, MailboxError> {
-        if let Some(link) = self.link() {
+        let link = self.connect_to_any().await?;
+        if self.inner.condition.permits(&link).is_err() {
+            // A caller asks again at once.
+            let mut records = self.records();
+            records.mark_unchanged();
+            let _ = timeout(UNUSABLE_PAUSE, records.changed()).await;
+        }
+        self.inner.condition.permits(&link)?;
+        Ok(link)
+    }
+
+    /// Reads the store's record, and writes its clock. Where the store turns out to be emptied, its
+    /// link is given up, and with it all that was done on it and is not acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be reached, or takes no writes.
+    pub async fn look(&self) -> Result<Record, MailboxError> {
+        let link = self.connect_to_any().await?;
+        let was_usable = self.inner.condition.permits(&link).is_ok();
+        let record = link.look().await?;
+        self.inner.condition.note(record.clone());
+        if was_usable
+            && matches!(
+                self.inner.condition.permits(&link),
+                Err(MailboxError::Incomplete(_))
+            )
+        {
+            tracing::error!("Redis lost what it held while it was connected: was it emptied?");
+            link.give_up("the store was emptied");
+        }
+        Ok(record)
+    }
+
+    /// [`Store::connect`] for whoever makes a store whole, which need not be as demanded.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be reached.
+    pub async fn connect_to_any(&self) -> Result<Link, MailboxError> {
+        if let Some(link) = self.unbroken() {
             return Ok(link);
         }
         let called = Instant::now();
         let mut attempts = self.inner.attempts.lock().await;
-        if let Some(link) = self.link() {
+        if let Some(link) = self.unbroken() {
             return Ok(link);
         }
         // All who waited for one attempt share its end: a queue of them would take minutes.
@@ -168,6 +245,7 @@ impl Store {
                 Ok(link)
             }
             Err(error) => {
+                self.inner.condition.hear(&error, &self.inner.metrics);
                 attempts.wait =
                     (attempts.wait * 2).min(Duration::from_millis(BACKOFF_MILLISECONDS_MAX));
                 attempts.next = Instant::now() + attempts.wait;
@@ -188,7 +266,11 @@ impl Store {
             .map_err(refused)?;
         let epoch = inspect(&mut connection).await?;
         let metrics = Arc::clone(&self.inner.metrics);
-        Ok(Link::new(connection, epoch, &self.inner.config, metrics))
+        let condition = Arc::clone(&self.inner.condition);
+        let link = Link::new(connection, epoch, &self.inner.config, metrics, condition);
+        // Before anybody has the link: what is known of the store is of its present self.
+        self.inner.condition.note(link.look().await?);
+        Ok(link)
     }
 }
 
@@ -223,7 +305,7 @@ async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, Mailbo
 }
 
 /// No mailbox is involved yet, so a plain error is a refusal.
-fn refused(error: RedisError) -> MailboxError {
+pub(super) fn refused(error: RedisError) -> MailboxError {
     let text = error.to_string();
     match MailboxError::from(error) {
         MailboxError::Damaged => MailboxError::Refusing(text),

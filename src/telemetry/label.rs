@@ -59,6 +59,8 @@ labels! {
         Muted => "muted",
         /// Found in the mailbox already.
         Duplicate => "duplicate",
+        /// Put back after the store had lost it.
+        Restored => "restored",
     }
 }
 
@@ -85,6 +87,8 @@ labels! {
         DropNode => "drop_node",
         /// Reads where users are connected.
         Presence => "presence",
+        /// Puts back what the store lost.
+        Restore => "restore",
     }
 }
 
@@ -105,8 +109,38 @@ labels! {
         StoreReconnected => "store_reconnected",
         /// Redis is on another time line.
         EpochChanged => "epoch_changed",
+        /// The store was rebuilt.
+        StoreRebuilt => "store_rebuilt",
         /// The gateway's own lease had run out.
         LeaseLapsed => "lease_lapsed",
+    }
+}
+
+labels! {
+    /// Why Redis refused while it was up (`catchup_store_refusals_total`).
+    StoreRefusal {
+        /// Out of memory, under `noeviction`.
+        OutOfMemory => "out_of_memory",
+        /// It cannot write to its disk.
+        Disk => "disk",
+        /// It became a replica.
+        ReadOnly => "read_only",
+        /// It is reading its data after a start.
+        Loading => "loading",
+        Other => "other",
+    }
+}
+
+impl StoreRefusal {
+    /// Reads the error's code, which is the first word.
+    pub fn of(reason: &str) -> StoreRefusal {
+        match reason.split([' ', ':']).next().unwrap_or_default() {
+            "OOM" => StoreRefusal::OutOfMemory,
+            "MISCONF" => StoreRefusal::Disk,
+            "READONLY" => StoreRefusal::ReadOnly,
+            "LOADING" => StoreRefusal::Loading,
+            _ => StoreRefusal::Other,
+        }
     }
 }
 

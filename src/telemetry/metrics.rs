@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::label::{
     EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason,
+    StoreRefusal,
 };
 
 /// Event types that keep their own label; later ones are counted as `other` (contract §7), because
@@ -65,6 +66,7 @@ pub struct Metrics {
     mailbox: Vec<Histogram>,
     reconciles: Vec<Counter>,
     limits: Vec<Counter>,
+    store_refusals: Vec<Counter>,
     key_fetches: Vec<Counter>,
 }
 
@@ -110,6 +112,13 @@ impl Metrics {
                 "How often a limit was reached",
                 "limit",
                 Limit::LABELS,
+            ),
+            store_refusals: counters(
+                &mut registry,
+                "store_refusals",
+                "Calls that Redis refused while it was up",
+                "reason",
+                StoreRefusal::LABELS,
             ),
             key_fetches: counters(
                 &mut registry,
@@ -211,6 +220,10 @@ impl Metrics {
 
     pub fn limit_hit(&self, limit: Limit) {
         self.limits[limit as usize].inc();
+    }
+
+    pub fn store_refused(&self, reason: StoreRefusal) {
+        self.store_refusals[reason as usize].inc();
     }
 
     pub fn key_fetch(&self, outcome: KeyFetch) {

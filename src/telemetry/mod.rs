@@ -12,5 +12,6 @@ mod metrics;
 pub use health::{Health, NotReady};
 pub use label::{
     EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason,
+    StoreRefusal,
 };
 pub use metrics::{EVENT_TYPES_MAX, Metrics};

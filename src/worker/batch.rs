@@ -155,6 +155,21 @@ fn route(
     })
 }
 
+/// What a delivery puts into mailboxes: whose, which lane, and the entry. `None` for what is
+/// refused, ephemeral, or for everyone.
+pub(super) fn stored_part(
+    shared: &Shared,
+    creation_ms: u64,
+    delivery: &Delivery,
+) -> Option<(Vec<UserId>, Lane, Entry)> {
+    let publishers_subject = (shared.bus.names).publishers_subject(&delivery.message.subject);
+    let routed = route(shared, creation_ms, delivery, &publishers_subject).ok()?;
+    match routed.keeping {
+        Keeping::Stored { lane, entry } => Some((routed.targets, lane, entry)),
+        Keeping::Ephemeral | Keeping::Everyone(_) | Keeping::Announced(_) => None,
+    }
+}
+
 /// The body's id, else the header's, else one made from where the stream keeps the event.
 fn message_id(id: Option<String>, delivery: &Delivery) -> String {
     let header = || {

@@ -16,6 +16,7 @@ use crate::bus::{
     Bus, BusConfig, BusError, EventsStream, Source, assert_consumers, assert_streams,
     connect_reporting,
 };
+use crate::mailbox::Demand;
 
 /// Wait before the pulls begin anew, at least: a message that breaks every connection must not
 /// make a tight loop.
@@ -129,6 +130,8 @@ impl Crew {
             let intake = connect_reporting(&self.config, shutdown, report).await?;
             let asserted = async {
                 let events = assert_streams(bus, self.shared.limits.ttl_max).await?;
+                // A stream that was made anew belongs to no store yet.
+                self.shared.store.demand(Demand::Whole(events.store_id));
                 assert_consumers(bus).await?;
                 Ok::<_, BusError>(events)
             };

@@ -11,6 +11,8 @@
 //! | `links` | forwards with numbers, and nothing for dead gateways |
 //! | `dead_letter` | refused events, kept with their reason |
 //! | `examine` | before pulling: what nobody could read, what was lost on the way |
+//! | `whole` | whether the store is whole, and who makes it so |
+//! | `rebuild` | what the store lost, brought again from `EVENTS` |
 //! | `gate` | the store, its health, and waiting for it |
 //!
 //! A worker has two connections to NATS. All goes over the first but the pulls, which have the
@@ -28,6 +30,8 @@ mod gate;
 mod links;
 mod outbox;
 mod puller;
+mod rebuild;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +44,7 @@ use uuid::Uuid;
 
 use crate::bus::{Bus, BusConfig, BusError, connect_reporting};
 use crate::event::Limits;
-use crate::mailbox::{Store, StoreConfig};
+use crate::mailbox::{Demand, Store, StoreConfig};
 use crate::nodes::fleet::Fleet;
 use crate::telemetry::{Health, Metrics};
 use append::APPENDS_MAX;
@@ -82,6 +86,7 @@ struct Shared {
     /// For everything but pulls.
     bus: Bus,
     gate: StoreGate,
+    store: Store,
     /// Held while a batch is stored.
     appends: Semaphore,
     links: Links,
@@ -109,10 +114,10 @@ pub async fn run(
     health.set(PARTITIONS, Err("not pulled yet".to_owned()));
     let store = Store::open(config.store.clone(), Arc::clone(&metrics))
         .map_err(|error| WorkerError::Unsuitable(error.to_string()))?;
+    store.demand(Demand::Whole(None));
     let _beats = beat(&health);
     loop {
-        let gate = StoreGate::new(store.clone(), health.clone());
-        let life = life(&config, gate, Arc::clone(&metrics), &health, &shutdown);
+        let life = life(&config, &store, Arc::clone(&metrics), &health, &shutdown);
         match life.await? {
             Ended::Shutdown => return Ok(()),
             Ended::Lost(reason) => warn!(reason, "starting over with NATS"),
@@ -123,7 +128,7 @@ pub async fn run(
 /// From a connection to NATS to its end.
 async fn life(
     config: &WorkerConfig,
-    gate: StoreGate,
+    store: &Store,
     metrics: Arc<Metrics>,
     health: &Health,
     shutdown: &CancellationToken,
@@ -139,7 +144,8 @@ async fn life(
     let shared = Arc::new(Shared {
         links: Links::new(bus.clone(), &id, tasks.clone()),
         id,
-        gate,
+        gate: StoreGate::new(store.clone(), health.clone()),
+        store: store.clone(),
         appends: Semaphore::new(APPENDS_MAX),
         limits: Limits {
             ttl_max: config.store.ttl,
@@ -159,6 +165,7 @@ async fn life(
     let result = tokio::select! {
         result = crew.run(fleet.settled(), shutdown) => result,
         result = shared.gate.keep(&tasks) => result.map(|()| Ended::Shutdown),
+        result = whole::keep(&shared, &config.bus) => ended(result),
         () = bus.closed().cancelled() => Ok(Ended::Lost("the connection was given up".to_owned())),
     };
     if shutdown.is_cancelled() {

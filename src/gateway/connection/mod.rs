@@ -342,6 +342,10 @@ impl Connection {
         } else {
             // What did not fit into the queue is known to be missing; anything else may be, and a
             // comparison is cheaper than a page.
+            if signals.has(Signal::Register) {
+                let effects = self.session.register_again();
+                self.carry_out(effects);
+            }
             if signals.has(Signal::Overflowed) {
                 let effects = self.session.reconcile();
                 self.carry_out(effects);

@@ -3,7 +3,7 @@
 -- ARGV: 1 epoch, 2 life, 3 device, 4 normal, 5 high, 6 creation, 7 sequence, 8 time of the last
 --   acknowledged message, 9 1 where store_lost was told, 10 time to live of the mailbox in
 --   milliseconds, 11 time to live of the hash in milliseconds, 12 no trim for this many
---   milliseconds after a change of epoch.
+--   milliseconds after a change of epoch, 13 nor before this time, milliseconds.
 -- Returns {'ok'}, or {'epoch', current}, {'life'}, {'damaged'}, {'unknown'} (the device was
 --   forgotten), {'ahead'} (a place that was never given out).
 -- Atomic: the slowest cursor and the list belong together. Repeatable: cursors only move forward.
@@ -38,5 +38,6 @@ end
 record.seen = now
 write_device(ARGV[3], record)
 redis.call('PEXPIRE', KEYS[1], ARGV[11])
-trim(mailbox, read_hold(mailbox.fields, epoch, now, tonumber(ARGV[12])), now, tonumber(ARGV[10]))
+local hold = read_hold(mailbox.fields, epoch, now, tonumber(ARGV[12]), tonumber(ARGV[13]))
+trim(mailbox, hold, now, tonumber(ARGV[10]))
 return { 'ok' }

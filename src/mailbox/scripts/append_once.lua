@@ -6,14 +6,14 @@
 --   {'epoch', current}, {'damaged'}.
 -- Atomic, so that no other append falls between the search and the push. An event gives the same
 -- entry each time, so it is looked for as a whole, which the server does forty times faster than a
--- script could compare keys; among the newest 256, since a redelivered event lies among those that
+-- script could compare keys; among the newest 4096, since a redelivered event lies among those that
 -- were appended around it. What left a list is known by its key.
 
 local epoch = store_epoch()
 if epoch ~= ARGV[1] then
   return { 'epoch', epoch }
 end
-local SEARCHED_ENTRIES_MAX = 256
+local SEARCHED_ENTRIES_MAX = 4096
 local number, entry = tonumber(ARGV[2]), ARGV[3]
 local ttl, hash_ttl, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = clock()

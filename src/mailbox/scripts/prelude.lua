@@ -16,6 +16,9 @@
 --   replaced:<name> "node incarnation number" of the connection that the device's newest replaced
 --   trimmed         "key=place" of the last removed entries, joined by spaces
 --   hold            "epoch until": in this epoch nothing is trimmed before until, milliseconds
+--   told_loss       when the last loss of events was found that every device of it was owed
+--   rebuilt         the last rebuild that put entries back (see restore.lua)
+--   restored:<lane> "rebuild key last": the newest key it brought, and the last place then
 -- A list entry is "1 key time expiry flags json" with 27, 13, 13 and 1 characters before the JSON.
 --
 -- Order in every script: reads, then writes to the hash, then the command that may empty a list,
@@ -219,14 +222,15 @@ local function expired_from(lane, start, now)
 end
 
 -- After a change of epoch the devices come back one by one, and the first must not trim for the
--- others: no trim for hold_ms. Says whether trimming is allowed, and what to write.
-local function read_hold(fields, epoch, now, hold_ms)
+-- others: no trim for hold_ms, nor before not_before, which follows a loss of the whole store. Says
+-- whether trimming is allowed, and what to write.
+local function read_hold(fields, epoch, now, hold_ms, not_before)
   local held, until_ms = string.match(fields.hold or '', '^(%x+) (%d+)$')
   local hold = { epoch = epoch, until_ms = tonumber(until_ms or 0), changed = held ~= epoch }
   if held and held ~= epoch then
     hold.until_ms = math.max(hold.until_ms, now + hold_ms)
   end
-  hold.allows_trim = now >= hold.until_ms
+  hold.allows_trim = now >= math.max(hold.until_ms, not_before)
   return hold
 end
 

@@ -2,7 +2,7 @@
 -- KEYS: hash, normal list, high list (see prelude.lua).
 -- ARGV: 1 epoch, 2 life, 3 device, 4 node, 5 incarnation, 6 connection number, 7 order, 8 time to
 --   live of the mailbox in milliseconds, 9 time to live of the hash in milliseconds, 10 no trim
---   for this many milliseconds after a change of epoch.
+--   for this many milliseconds after a change of epoch, 11 nor before this time, milliseconds.
 -- Returns {'ok', last normal, last high}, or {'epoch', current}, {'life'}, {'damaged'},
 --   {'unknown'} (the device was forgotten: register), {'replaced'} (a newer connection of the
 --   device is there).
@@ -41,5 +41,6 @@ record.seen = now
 write_device(device, record)
 write_connections(connections)
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
-trim(mailbox, read_hold(mailbox.fields, epoch, now, tonumber(ARGV[10])), now, tonumber(ARGV[8]))
+local hold = read_hold(mailbox.fields, epoch, now, tonumber(ARGV[10]), tonumber(ARGV[11]))
+trim(mailbox, hold, now, tonumber(ARGV[8]))
 return { 'ok', mailbox.lanes[1].last, mailbox.lanes[2].last }

@@ -1,13 +1,15 @@
 -- Adds a connection of a device, stores the device's cursors, and reads its first page.
 -- KEYS: hash, normal list, high list (see prelude.lua).
 -- ARGV: 1 epoch, 2 device, 3 node, 4 incarnation, 5 connection number, 6 order (0 for a connection
---   that was never registered), 7 life to use where the mailbox has none, 8 life of the session
+--   that was never registered), 7 life to use where the mailbox begins one, 8 life of the session
 --   that registers again ('' for none), 9 time to live of the mailbox in milliseconds, 10 time to
 --   live of the hash in milliseconds, 11 no trim for this many milliseconds after a change of
 --   epoch, 12 most devices, 13 most entries, 14 most bytes of the page, 15 and 16 creation and
 --   sequence of the newest broadcast;
 --   the client's cursor: 17 epoch ('' for none), 18 life, 19 normal, 20 high, 21 creation,
---   22 sequence, 23 time, 24 1 where it proves that store_lost was told.
+--   22 sequence, 23 time, 24 1 where it proves that store_lost was told;
+--   25 when the last loss of events was found, milliseconds, 0 for never, 26 no trim before this
+--   time, milliseconds: until then any device may have been known to a store that was emptied.
 -- Returns {'ok', now, life, order, normal, high, creation, sequence, time, lost, last normal,
 --   last high, pending, replaced connection as "node incarnation number" or '', page} (page: see
 --   read_page in reading.lua), or {'epoch', current}, {'damaged'}, {'devices'} (too many, all
@@ -28,6 +30,9 @@ if mailbox.is_damaged then
 end
 local fields, lanes, devices = mailbox.fields, mailbox.lanes, mailbox.devices
 local device, session_life, ttl = ARGV[2], ARGV[8], tonumber(ARGV[9])
+local lost_at, not_before = tonumber(ARGV[25]), tonumber(ARGV[26])
+-- A store that lost everything lost whom it knew: whoever comes may have been one of them.
+local is_stranger_owed = now < not_before
 
 -- The newest connection of a device wins, and Redis says which is the newest: the clocks of two
 -- nodes may differ. Returns its order, the connections of the other devices, and the connection
@@ -118,7 +123,7 @@ end
 
 -- Where the device starts: its record as it is to be stored.
 local function start_of(record, token, is_first)
-  local resumes = token or session_life ~= ''
+  local resumes = token or session_life ~= '' or is_stranger_owed
   local start
   if record and (resumes or known(device, record, mailbox.connections, now, ttl)) then
     -- The stored cursor went back with the list, if the store went back.
@@ -134,6 +139,11 @@ local function start_of(record, token, is_first)
     end
   else
     start = fresh(lanes[1].last, lanes[2].last)
+  end
+  if not record and is_stranger_owed and not (token and token.is_position) then
+    start.lost = 1
+    -- Before all that any stream of events for everyone held.
+    start.creation, start.sequence = 1, 0
   end
   if token then
     if not record then
@@ -164,9 +174,17 @@ if is_full and not forget then
   return { 'devices' }
 end
 local is_born = not fields.life
+-- What was lost may have been for any device that was known then. The mailbox is as it was, but
+-- begins another life: a position that proves that an earlier loss was told proves nothing now.
+local owes_all = not is_born and (counter(fields.told_loss) or 0) < lost_at
+if owes_all then
+  for _, record in pairs(devices) do
+    record.lost = 1
+  end
+end
 local born = is_born and now or counter(fields.born) or 0
-mailbox.life = fields.life or ARGV[7]
-local hold = read_hold(fields, epoch, now, tonumber(ARGV[11]))
+mailbox.life = not owes_all and fields.life or ARGV[7]
+local hold = read_hold(fields, epoch, now, tonumber(ARGV[11]), not_before)
 local is_first = not has_other_known_device(others)
 local start = start_of(devices[device], read_token(mailbox.life), is_first)
 -- Devices of a lost mailbox come back one by one, and only their cursors tell that they exist.
@@ -189,8 +207,11 @@ local page = read_page(lanes, start.places, now, tonumber(ARGV[13]), tonumber(AR
 local pending = count_waiting(lanes[1], start.places[1], now)
   + count_waiting(lanes[2], start.places[2], now)
 
-if is_born then
-  redis.call('HSET', KEYS[1], 'life', mailbox.life, 'born', whole(born))
+if is_born or owes_all then
+  redis.call('HSET', KEYS[1], 'life', mailbox.life, 'born', whole(born), 'told_loss', whole(lost_at))
+  for name, record in pairs(devices) do
+    write_device(name, record)
+  end
 end
 write_device(device, start)
 if forget then

@@ -8,6 +8,7 @@
 //! | `worker` | workers killed, paused, told to end |
 //! | `everyone` | all of these while events for everyone are published |
 //! | `store` | Redis killed, paused, restarted |
+//! | `lost` | a Redis or NATS that lost what it held, or refuses |
 //! | `bus` | NATS killed, paused, restarted |
 //! | `ready` | starts without servers, readiness, SIGTERM |
 //! | `order` | sequential events and several workers |
@@ -22,6 +23,7 @@ mod bus;
 mod commands;
 mod everyone;
 mod gateway;
+mod lost;
 mod order;
 mod race;
 mod reader;

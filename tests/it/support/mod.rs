@@ -16,6 +16,7 @@
 //! | `role` | [`Role`]: one gateway or worker: ready, kill, pause, SIGTERM, logs, metrics |
 //! | `command` | [`Catchup`]: any subcommand run to its end |
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
+//! | `aof` | a Redis whose append-only file is cut at a moment in the past |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
 //! | `patient` | thousands of clients that come back when they are told to |
 //! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
@@ -42,6 +43,7 @@
 // Each test file uses a part; that the parts work is shown by `harness.rs`.
 #![allow(dead_code, unused_imports)]
 
+pub mod aof;
 pub mod browser;
 pub mod command;
 pub mod http;

@@ -246,6 +246,30 @@ impl Oracle {
         }
     }
 
+    /// True once every device was told of something missed.
+    pub fn all_missed(&self) -> bool {
+        self.inner().ears.values().all(|ear| !ear.missed.is_empty())
+    }
+
+    /// Like [`Oracle::assert_kept`], for a store that lost what it held: every device heard all that
+    /// its user was promised, and was told at least once that more may be lost, and nothing else.
+    pub fn assert_told(&self) -> Tally {
+        let mut silent = Vec::new();
+        {
+            let mut inner = self.inner();
+            for (name, ear) in &mut inner.ears {
+                let missed = std::mem::take(&mut ear.missed);
+                let is_loss = |frame: &Frame| frame["reason"] == "store_lost";
+                assert!(missed.iter().all(is_loss), "{name:?}: {missed:?}");
+                if missed.is_empty() {
+                    silent.push(name.clone());
+                }
+            }
+        }
+        assert!(silent.is_empty(), "not told: {silent:?}");
+        self.assert_kept()
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("not poisoned")
     }
