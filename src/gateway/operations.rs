@@ -50,7 +50,7 @@ pub async fn register_first(
         let everyone = &mut position.places.everyone;
         *everyone = broadcasts::known_place(node, *everyone).await?;
     }
-    let link = node.store.connect().await?;
+    let link = node.store.connect_and_look().await?;
     let request = Register {
         cursor,
         ..register_request(node, peer)
@@ -76,7 +76,7 @@ pub fn register_again(
 ) -> Reading {
     Box::pin(async move {
         let _turn = node.replay_turn().await;
-        let link = node.store.connect().await?;
+        let link = node.store.connect_and_look().await?;
         let request = Register {
             order: Some(order),
             session_life: life,

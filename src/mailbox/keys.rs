@@ -30,6 +30,11 @@ impl Keys {
         format!("{}offline_messages:{{{user}}}:high", self.prefix)
     }
 
+    /// How this system's connections call themselves.
+    pub fn client_name(&self) -> String {
+        format!("{}catchup", self.prefix)
+    }
+
     /// The record of the store itself: whether it is whole, and what it lost.
     pub fn store(&self) -> String {
         format!("{}catchup_store", self.prefix)

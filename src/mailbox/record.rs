@@ -19,6 +19,10 @@
 //! - Every step of a rebuild can be repeated, and the record says how far it came. It is written
 //!   after the entries that it speaks of, so it never goes back less far than they do.
 //!
+//! A store can also be emptied under its connections. Until that is noticed, within half a second, a
+//! worker appends to it, which is harmless: what lies there is among what is brought, and is put in
+//! order with it. Before the first entry is brought, all other connections are ended.
+//!
 //! What an emptied store cannot get back is where the devices were. They start at the head of what
 //! was rebuilt, which brings again what they acknowledged, and are told `store_lost`: messages that
 //! had left their mailboxes may have been owed as `missed`. A cursor from before cannot say what
@@ -234,6 +238,46 @@ impl Link {
             (script.invoke_async(&mut self.raw()).await).map_err(|error| self.refusal(error))?;
         let mut reply = Reply::with_status(value).map_err(|error| self.judge(error))?;
         Ok(reply.text()? == "noted")
+    }
+
+    /// Ends all other connections of this system, also those of processes that are paused: from
+    /// here on, whoever comes reads the record before anything else. Where the server forbids it,
+    /// an append that was under way may put a message into a list twice.
+    pub async fn cut_others_off(&self) -> Result<(), MailboxError> {
+        let mut connection = self.raw();
+        let listed = async {
+            let own: u64 = redis::cmd("CLIENT")
+                .arg("ID")
+                .query_async(&mut connection)
+                .await?;
+            let list: String = redis::cmd("CLIENT")
+                .arg("LIST")
+                .query_async(&mut connection)
+                .await?;
+            Ok::<_, redis::RedisError>((own, list))
+        };
+        let (own, list) = match listed.await.map_err(|error| self.refusal(error)) {
+            Ok(listed) => listed,
+            Err(error @ MailboxError::Unreachable(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!("other connections stay while the store is rebuilt: {error}");
+                return Ok(());
+            }
+        };
+        let name = format!("name={}", self.keys().client_name());
+        for line in list.lines() {
+            let mut words = line.split(' ');
+            let id = words.next().and_then(|word| word.strip_prefix("id="));
+            let Some(id) = id.filter(|id| words.any(|word| word == name) && *id != own.to_string())
+            else {
+                continue;
+            };
+            let mut command = redis::cmd("CLIENT");
+            command.arg("KILL").arg("ID").arg(id);
+            let killed: Result<Value, _> = command.query_async(&mut connection).await;
+            killed.map_err(|error| self.refusal(error))?;
+        }
+        Ok(())
     }
 
     /// Puts messages back, where they are not there; those of one user and lane in the order of

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::condition::{Condition, Demand};
 use super::record::Record;
-use super::{ConfigError, Link, MailboxError, NUMBER_MAX, TRIM_HOLD_SECONDS};
+use super::{ConfigError, Keys, Link, MailboxError, NUMBER_MAX, TRIM_HOLD_SECONDS};
 use crate::protocol::Epoch;
 use crate::telemetry::Metrics;
 
@@ -101,6 +101,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     current: RwLock<Option<Link>>,
     condition: Arc<Condition>,
+    /// When the last look of [`Store::connect_and_look`] began.
+    looked: Mutex<Option<Instant>>,
     attempts: Mutex<Attempts>,
 }
 
@@ -130,6 +132,7 @@ impl Store {
                 metrics,
                 current: RwLock::new(None),
                 condition: Arc::default(),
+                looked: Mutex::new(None),
                 attempts: Mutex::new(Attempts {
                     next: Instant::now(),
                     wait: Duration::from_millis(BACKOFF_MILLISECONDS_MIN),
@@ -214,6 +217,25 @@ impl Store {
         Ok(record)
     }
 
+    /// [`Store::connect`] to a store whose record was read since the call. A mailbox that is not
+    /// there any more may have gone with all others: then there is no link until it is back. Callers
+    /// at the same time share one look.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::connect`].
+    pub async fn connect_and_look(&self) -> Result<Link, MailboxError> {
+        let called = Instant::now();
+        let mut looked = self.inner.looked.lock().await;
+        if looked.is_none_or(|looked| looked <= called) {
+            let begins = Instant::now();
+            self.look().await?;
+            *looked = Some(begins);
+        }
+        drop(looked);
+        self.connect().await
+    }
+
     /// [`Store::connect`] for whoever makes a store whole, which need not be as demanded.
     ///
     /// # Errors
@@ -264,6 +286,13 @@ impl Store {
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(refused)?;
+        let name = Keys::new(&self.inner.config.namespace).client_name();
+        let mut command = redis::cmd("CLIENT");
+        command.arg("SETNAME").arg(name);
+        let named: Result<(), _> = command.query_async(&mut connection).await;
+        if let Err(error) = named {
+            tracing::debug!("the connection stays without a name: {error}");
+        }
         let epoch = inspect(&mut connection).await?;
         let metrics = Arc::clone(&self.inner.metrics);
         let condition = Arc::clone(&self.inner.condition);

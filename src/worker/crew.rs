@@ -11,12 +11,11 @@ use tracing::{error, info, warn};
 
 use super::gate::StoreGate;
 use super::puller::{Assignment, Finished, pull};
-use super::{PARTITIONS, Shared, WorkerError, ended};
+use super::{PARTITIONS, Shared, WorkerError, ended, whole};
 use crate::bus::{
     Bus, BusConfig, BusError, EventsStream, Source, assert_consumers, assert_streams,
     connect_reporting,
 };
-use crate::mailbox::Demand;
 
 /// Wait before the pulls begin anew, at least: a message that breaks every connection must not
 /// make a tight loop.
@@ -130,9 +129,8 @@ impl Crew {
             let intake = connect_reporting(&self.config, shutdown, report).await?;
             let asserted = async {
                 let events = assert_streams(bus, self.shared.limits.ttl_max).await?;
-                // A stream that was made anew belongs to no store yet.
-                self.shared.store.demand(Demand::Whole(events.store_id));
                 assert_consumers(bus).await?;
+                whole::belong_together(&self.shared, &events).await?;
                 Ok::<_, BusError>(events)
             };
             match asserted.await {

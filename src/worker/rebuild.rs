@@ -90,13 +90,17 @@ pub(super) async fn rebuild(
         read: 0,
         restored: 0,
     };
+    if progress.kind == RebuildKind::Empty && progress.next == 0 {
+        // What others still append without knowing is either there now, or never will be.
+        link.cut_others_off().await?;
+    }
     work.read_all(config).await?;
     work.flush(Some(id)).await?;
     info!(
         events = work.read,
         restored = work.restored,
         seconds = started.elapsed().as_secs_f64(),
-        "the store is whole"
+        "the store is complete again"
     );
     Ok(())
 }

@@ -6,19 +6,22 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::Shared;
 use super::rebuild::rebuild;
-use crate::bus::{BusConfig, BusError, assert_streams, routing, write_store_id};
-use crate::mailbox::{Claim, Claimed, Demand, MailboxError};
+use crate::bus::{BusConfig, BusError, EventsStream, assert_streams, routing, write_store_id};
+use crate::mailbox::{Claim, Claimed, Demand, MailboxError, Record};
 
 /// How often the store's record is read, and its clock written.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often it is noted up to where all events are in the mailboxes.
 const FLOOR: Duration = Duration::from_secs(1);
+
+/// How long a worker waits at a time for the store to belong to the stream.
+const TOGETHER_MAX: Duration = Duration::from_secs(1);
 
 /// Why the store could not be made whole for now.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,27 @@ pub(super) async fn keep(shared: &Shared, config: &BusConfig) -> BusError {
             Err(_) => (),
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Returns once the store belongs to this stream, which may have been made anew. Until then nothing
+/// is pulled from it: that none of its events was delivered tells a new stream from an emptied store.
+///
+/// # Errors
+///
+/// Where that is not soon.
+pub(super) async fn belong_together(
+    shared: &Shared,
+    events: &EventsStream,
+) -> Result<(), BusError> {
+    shared.store.demand(Demand::Whole(events.store_id));
+    let mut records = shared.store.records();
+    let belongs = |record: &Record| record.id.is_some() && record.id == events.store_id;
+    match timeout(TOGETHER_MAX, records.wait_for(belongs)).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(BusError::Unreachable(
+            "the store does not belong to the stream EVENTS yet".to_owned(),
+        )),
     }
 }
 
