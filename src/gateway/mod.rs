@@ -3,7 +3,8 @@
 //! `listener` accepts, `websocket` lets in and upgrades, `connection` runs one socket with the
 //! session machine, `registry` knows who is here, `forwarding` hands on what workers send,
 //! `broadcasts` follows the events for everyone into the `ring`, `presence` keeps the node's lease
-//! and the set of its users, `store_watch` sees whether the store lost anything, `drain` tells the sockets to go when the node leaves. Every limit
+//! and the set of its users, `store_watch` sees whether the store lost anything,
+//! `drain` tells the sockets to go when the node leaves. Every limit
 //! stands in `limits`.
 
 mod allowance;

@@ -121,7 +121,8 @@ impl Progress {
             "empty" => RebuildKind::Empty,
             "back" => RebuildKind::Back,
             _ => {
-                (reply.value()?, reply.value()?);
+                reply.value()?;
+                reply.value()?;
                 return Ok(None);
             }
         };

@@ -84,9 +84,7 @@ impl Metrics {
         registry.register("events", help, events.clone());
         let connections = Gauge::default();
         registry.register("connections", "Open connections", connections.clone());
-        let waited = Histogram::new(WAITED_BUCKETS_SECONDS);
-        let help = "How long a replayed message waited";
-        registry.register("waited_seconds", help, waited.clone());
+        let waited = waited(&mut registry);
         Metrics {
             event_types: RwLock::default(),
             event_other: event_counters(&events, "other"),
@@ -238,6 +236,13 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         to_prometheus_text(&text)
     }
+}
+
+fn waited(registry: &mut Registry) -> Histogram {
+    let waited = Histogram::new(WAITED_BUCKETS_SECONDS);
+    let help = "How long a replayed message waited";
+    registry.register("waited_seconds", help, waited.clone());
+    waited
 }
 
 fn counters(
