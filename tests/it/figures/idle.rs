@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{allow_sockets, mebibytes, parameter};
 use crate::support::System;
-use crate::support::patient::{Inside, Patient};
+use crate::support::patient::Patient;
 use crate::support::process::memory;
 
 /// Memory of the node's own that an idle socket may cost: the design's 5 KB, and what the
@@ -56,9 +57,11 @@ async fn idle(Scale { sockets, rest }: Scale) {
         .await;
     let gateway = system.gateway(0);
     let process_id = gateway.process_id().expect("it runs");
-    let warm = connect(gateway.port(), 0..WARM_SOCKETS).await;
+    let mut idle = JoinSet::new();
+    connect(&mut idle, gateway.port(), 0..WARM_SOCKETS).await;
     let before = settled_memory(process_id).await;
-    let idle = connect(gateway.port(), WARM_SOCKETS..WARM_SOCKETS + sockets).await;
+    let rest_of_them = WARM_SOCKETS..WARM_SOCKETS + sockets;
+    connect(&mut idle, gateway.port(), rest_of_them).await;
     let connected = memory(process_id).resident;
     let settled = settled_memory(process_id).await;
     // Time is what is tried.
@@ -89,11 +92,10 @@ async fn idle(Scale { sockets, rest }: Scale) {
     assert_eq!(connections, (WARM_SOCKETS + sockets) as f64);
     let most = each(settled).max(each(after));
     assert!(most <= SOCKET_BYTES_MAX, "{most} bytes a socket");
-    drop((warm, idle));
 }
 
-/// Connects users, some at a time.
-async fn connect(port: u16, users: Range<usize>) -> Vec<Inside> {
+/// Connects users, some at a time; each then only reads, and so answers pings.
+async fn connect(idle: &mut JoinSet<()>, port: u16, users: Range<usize>) {
     let turns = Arc::new(Semaphore::new(CONNECTING_MAX));
     let mut clients = JoinSet::new();
     for user in users {
@@ -105,10 +107,12 @@ async fn connect(port: u16, users: Range<usize>) -> Vec<Inside> {
                 user: format!("user-{user}"),
                 refuse_by_close: false,
             };
-            client.get_in().await
+            client.get_in().await.socket
         });
     }
-    clients.join_all().await
+    for mut socket in clients.join_all().await {
+        idle.spawn(async move { while let Some(Ok(_)) = socket.next().await {} });
+    }
 }
 
 /// Resident memory, once it changes no more: the last acknowledgements are stored.
