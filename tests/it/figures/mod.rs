@@ -16,15 +16,19 @@ mod storm;
 
 use std::collections::VecDeque;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use crate::support::process::raise_open_files;
 
 /// Open files of a process besides its sockets.
 const OPEN_FILES_BESIDE: u64 = 500;
+/// How often [`Lateness`] looks.
+const LATENESS_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A parameter of the large form, from the environment.
 fn parameter<T: FromStr>(name: &str, default: T) -> T {
@@ -45,6 +49,39 @@ fn allow_sockets(sockets: usize) {
         "{sockets} sockets need {needed} open files and the hard limit is {hard}: raise it \
          (ulimit -Hn {needed}, as root), or take fewer sockets"
     );
+}
+
+/// Watches how late this process is in what it does: on a machine with too much to do, clients
+/// come late and together, which is no fault of the gateways'.
+struct Lateness {
+    most: Arc<Mutex<Duration>>,
+    _probe: JoinSet<()>,
+}
+
+impl Lateness {
+    fn watch() -> Lateness {
+        let most = Arc::new(Mutex::new(Duration::ZERO));
+        let mut probe = JoinSet::new();
+        let noted = Arc::clone(&most);
+        probe.spawn(async move {
+            loop {
+                let due = Instant::now() + LATENESS_INTERVAL;
+                // That it ends late is what is measured.
+                sleep_until(due).await;
+                let mut most = noted.lock().expect("not poisoned");
+                *most = due.elapsed().max(*most);
+            }
+        });
+        Lateness {
+            most,
+            _probe: probe,
+        }
+    }
+
+    /// The longest delay so far.
+    fn most(&self) -> Duration {
+        *self.most.lock().expect("not poisoned")
+    }
 }
 
 /// The most of these moments, in order, that fall into one second.
