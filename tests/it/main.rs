@@ -32,6 +32,7 @@ mod order;
 mod other_servers;
 mod priority;
 mod refusals;
+mod secured;
 mod sizes;
 mod storm;
 mod strange_bytes;
