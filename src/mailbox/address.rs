@@ -196,7 +196,7 @@ mod tests {
     fn one_server_or_several_sentinels() {
         assert_eq!(shown("redis://:p@a:1/3"), ["a:1"]);
         assert_eq!(shown("rediss://a"), ["a:6379"]);
-        let url = "redis+sentinel://ann:p/s@t@a:1,[::1],b/main/2";
+        let url = "redis+sentinel://ann:p%2Fs@t@a:1,[::1],b/main/2";
         assert_eq!(shown(url), ["a:1", "::1:26379", "b:26379"]);
         let address = Address::parse("redis+sentinel://ann:p%40@a,b:2/main/2").unwrap();
         assert_eq!(address.primary_name.as_deref(), Some("main"));

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
 
 use crate::support::certificates::{Authority, Pair};
 use crate::support::command::Ended;
@@ -26,7 +28,7 @@ fn nats_with_tls(authority: &Authority, server: &Pair) -> NatsServer {
     NatsServer::start_with(&["-c", &file.display().to_string()])
 }
 
-fn text(path: &Path) -> String {
+fn text_of(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -67,12 +69,12 @@ async fn nats_over_tls_with_a_certificate_of_each_side() {
     let system = System::builder()
         .servers(Servers { nats, redis })
         .env("CATCHUP_NATS_URL", &url)
-        .env("CATCHUP_CA_FILE", &text(&authority.file()))
+        .env("CATCHUP_CA_FILE", &text_of(&authority.file()))
         .env(
             "CATCHUP_CLIENT_CERTIFICATE_FILE",
-            &text(&client.certificate),
+            &text_of(&client.certificate),
         )
-        .env("CATCHUP_CLIENT_KEY_FILE", &text(&client.key))
+        .env("CATCHUP_CLIENT_KEY_FILE", &text_of(&client.key))
         .start()
         .await;
     assert_delivers(&system).await;
@@ -86,7 +88,7 @@ async fn nats_over_tls_with_a_certificate_of_each_side() {
     let other = Authority::new();
     let servers = [("CATCHUP_NATS_URL", url), ("CATCHUP_REDIS_URL", redis_url)];
     let with = |authority: &Authority| {
-        let ca = ("CATCHUP_CA_FILE", text(&authority.file()));
+        let ca = ("CATCHUP_CA_FILE", text_of(&authority.file()));
         servers.iter().cloned().chain([ca]).collect::<Vec<_>>()
     };
     let ended = worker(&with(&other)).await;
@@ -110,11 +112,11 @@ async fn redis_over_tls_with_a_certificate_of_each_side() {
         "--tls-port",
         &tls_port.to_string(),
         "--tls-cert-file",
-        &text(&server.certificate),
+        &text_of(&server.certificate),
         "--tls-key-file",
-        &text(&server.key),
+        &text_of(&server.key),
         "--tls-ca-cert-file",
-        &text(&authority.file()),
+        &text_of(&authority.file()),
     ]);
     let nats = NatsServer::start();
     let nats_url = nats.url();
@@ -122,12 +124,12 @@ async fn redis_over_tls_with_a_certificate_of_each_side() {
     let system = System::builder()
         .servers(Servers { nats, redis })
         .env("CATCHUP_REDIS_URL", &url)
-        .env("CATCHUP_CA_FILE", &text(&authority.file()))
+        .env("CATCHUP_CA_FILE", &text_of(&authority.file()))
         .env(
             "CATCHUP_CLIENT_CERTIFICATE_FILE",
-            &text(&client.certificate),
+            &text_of(&client.certificate),
         )
-        .env("CATCHUP_CLIENT_KEY_FILE", &text(&client.key))
+        .env("CATCHUP_CLIENT_KEY_FILE", &text_of(&client.key))
         .start()
         .await;
     assert_delivers(&system).await;
@@ -135,7 +137,7 @@ async fn redis_over_tls_with_a_certificate_of_each_side() {
     let other = Authority::new();
     let servers = [("CATCHUP_NATS_URL", nats_url), ("CATCHUP_REDIS_URL", url)];
     let with = |authority: &Authority| {
-        let ca = ("CATCHUP_CA_FILE", text(&authority.file()));
+        let ca = ("CATCHUP_CA_FILE", text_of(&authority.file()));
         servers.iter().cloned().chain([ca]).collect::<Vec<_>>()
     };
     let ended = worker(&with(&other)).await;
@@ -155,12 +157,12 @@ async fn an_nkey_instead_of_a_password() {
         format!("authorization: {{ users: {users} }}, no_auth_user: test"),
     )
     .unwrap();
-    let nats = NatsServer::start_with(&["-c", &text(&config)]);
+    let nats = NatsServer::start_with(&["-c", &text_of(&config)]);
     let url = nats.url();
     let files = [("right", &right), ("wrong", &wrong)].map(|(name, pair)| {
         let file = folder.path().join(name);
         std::fs::write(&file, format!("{}\n", pair.seed().unwrap())).unwrap();
-        text(&file)
+        text_of(&file)
     });
     let redis = RedisServer::start();
     let redis_url = redis.url();
@@ -181,6 +183,84 @@ async fn an_nkey_instead_of_a_password() {
     assert!(!ended.stdout.contains(&seed) && !ended.stderr.contains(&seed));
 }
 
+/// A JWT as NATS has it: signed by `issuer`, about `subject`.
+fn jwt(issuer: &nkeys::KeyPair, subject: &str, nats: Value) -> String {
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" }));
+    let claims = encode(&json!({
+        "jti": subject, "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject,
+        "name": "test", "nats": nats,
+    }));
+    let signed = format!("{header}.{claims}");
+    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// A nats-server whose users are known by JWTs of one account, and the credentials of a user.
+fn nats_with_jwts(folder: &Path) -> (NatsServer, String) {
+    use nkeys::KeyPair;
+    let operator = KeyPair::new_operator();
+    let [account, system] = [KeyPair::new_account(), KeyPair::new_account()];
+    let user = KeyPair::new_user();
+    let limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+        "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1,
+        "consumer": -1,
+    });
+    let of_account = json!({ "type": "account", "version": 2, "limits": limits });
+    let of_system = json!({ "type": "account", "version": 2, "limits": {
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+        "conn": -1, "leaf": -1,
+    } });
+    let accounts = json!({
+        account.public_key(): jwt(&operator, &account.public_key(), of_account),
+        system.public_key(): jwt(&operator, &system.public_key(), of_system),
+    });
+    let of_operator = json!({ "type": "operator", "version": 2 });
+    let operator_jwt = jwt(&operator, &operator.public_key(), of_operator);
+    let config = folder.join("jwt.conf");
+    let text = format!(
+        "operator: {operator_jwt}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {accounts}",
+        system.public_key()
+    );
+    std::fs::write(&config, text).unwrap();
+    let of_user = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
+    let user_jwt = jwt(&account, &user.public_key(), of_user);
+    let credentials = format!(
+        "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        user.seed().unwrap()
+    );
+    let file = folder.join("user.creds");
+    std::fs::write(&file, credentials).unwrap();
+    let nats = NatsServer::start_with(&["-c", &config.display().to_string()]);
+    (nats, text_of(&file))
+}
+
+#[tokio::test]
+async fn credentials_with_a_jwt() {
+    let folder = scratch_folder("jwt");
+    let (nats, credentials) = nats_with_jwts(folder.path());
+    let url = nats.url();
+    let redis = RedisServer::start();
+    let redis_url = redis.url();
+    let system = System::builder()
+        .servers(Servers { nats, redis })
+        .env("CATCHUP_NATS_CREDENTIALS_FILE", &credentials)
+        .start()
+        .await;
+    let mut publish = Catchup::new(["publish", "--type", "a", "--to", "ann", "--data", "7"]);
+    for (name, value) in system.env() {
+        publish = publish.env(name, value);
+    }
+    let ended = publish.run().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let mut socket = system.connect("ann").await;
+    assert_eq!(data_of(&socket.until_live().await), [7]);
+    let servers = [("CATCHUP_NATS_URL", url), ("CATCHUP_REDIS_URL", redis_url)];
+    assert_one_line(&worker(&servers).await, 1, "CATCHUP_NATS_CREDENTIALS_FILE");
+}
+
 #[tokio::test]
 async fn files_that_are_missing_or_junk_are_named() {
     let authority = Authority::new();
@@ -188,21 +268,21 @@ async fn files_that_are_missing_or_junk_are_named() {
     let folder = scratch_folder("junk");
     let junk = folder.path().join("junk");
     std::fs::write(&junk, "junk\n").unwrap();
-    let junk = text(&junk);
+    let junk = text_of(&junk);
     for (name, value) in [
         ("CATCHUP_CA_FILE", &junk),
         ("CATCHUP_CA_FILE", &"/nowhere".to_owned()),
         ("CATCHUP_NATS_NKEY_FILE", &junk),
         ("CATCHUP_NATS_CREDENTIALS_FILE", &junk),
-        ("CATCHUP_CLIENT_KEY_FILE", &text(&one.key)),
+        ("CATCHUP_CLIENT_KEY_FILE", &text_of(&one.key)),
         ("CATCHUP_REPLICAS", &"many".to_owned()),
     ] {
         let ended = worker(&[(name, value.clone())]).await;
         assert_one_line(&ended, 2, name);
     }
     let ended = worker(&[
-        ("CATCHUP_CLIENT_CERTIFICATE_FILE", text(&one.certificate)),
-        ("CATCHUP_CLIENT_KEY_FILE", text(&other.key)),
+        ("CATCHUP_CLIENT_CERTIFICATE_FILE", text_of(&one.certificate)),
+        ("CATCHUP_CLIENT_KEY_FILE", text_of(&other.key)),
     ])
     .await;
     assert_one_line(&ended, 2, "CATCHUP_CLIENT_CERTIFICATE_FILE");
