@@ -37,3 +37,4 @@ mod sizes;
 mod storm;
 mod strange_bytes;
 mod tidy;
+mod versions;
