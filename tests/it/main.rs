@@ -33,6 +33,8 @@ mod order;
 mod other_servers;
 mod priority;
 mod refusals;
+mod secured;
 mod sizes;
 mod strange_bytes;
 mod tidy;
+mod versions;

@@ -44,6 +44,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod browser;
+pub mod certificates;
 pub mod command;
 pub mod crowd;
 pub mod http;
