@@ -29,7 +29,9 @@ mod unreadable;
 
 pub use broadcast::{Broadcast, InvalidBroadcast};
 pub use broadcasts::{BroadcastsStream, assert_broadcasts, begin_time_line};
-pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
+pub use connect::{
+    Bus, BusConfig, BusCredentials, BusState, connect, connect_reporting, is_credentials,
+};
 pub use consumers::{ACK_WAIT, Pending, Routing, Source, assert_consumers, pending, routing};
 pub use error::BusError;
 pub use follower::{Begin, Follower};

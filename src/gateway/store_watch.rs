@@ -8,9 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::forwarding;
 use super::node::Node;
-use super::registry::Signal;
 use crate::bus::{Bus, BusError, find_events, routing};
 use crate::mailbox::{Demand, MailboxError, Record};
 use crate::telemetry::ReconcileReason;
@@ -67,9 +65,9 @@ pub async fn keep(node: Arc<Node>, mut known: Record) {
                 node.health.set("store", Err(error.to_string()));
             }
             if record.lost_ms != known.lost_ms && record.id.is_some() {
-                forwarding::tell_all(&node, Signal::Register, ReconcileReason::StoreRebuilt);
+                node.reconciles.ask(ReconcileReason::StoreLost);
             } else if record.rebuilt != known.rebuilt {
-                forwarding::tell_all(&node, Signal::Reconcile, ReconcileReason::StoreRebuilt);
+                node.reconciles.ask(ReconcileReason::StoreRebuilt);
             }
             if record.id.is_some() {
                 known = record;

@@ -9,6 +9,7 @@
 //! [`Store`] owns the connection. A [`Link`] is one TCP connection together with the epoch that
 //! was read on it before anything else, so that every result belongs to a known time line.
 
+mod address;
 mod append;
 mod condition;
 mod device;
@@ -32,6 +33,15 @@ pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
 pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record};
 pub use store::{Store, StoreConfig};
+
+/// Checks a `CATCHUP_REDIS_URL`.
+///
+/// # Errors
+///
+/// What to write instead; the URL is not repeated.
+pub fn check_url(url: &str) -> Result<(), ConfigError> {
+    address::Address::parse(url).map(drop)
+}
 
 /// Most devices of one user (contract §4).
 pub const DEVICES_MAX: usize = 16;

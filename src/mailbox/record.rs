@@ -289,7 +289,7 @@ impl Link {
 
     /// No mailbox is involved, so a plain error is a refusal.
     fn refusal(&self, error: redis::RedisError) -> MailboxError {
-        self.judge(super::store::refused(error))
+        self.judge(super::address::refused(error))
     }
 }
 

@@ -111,6 +111,8 @@ labels! {
         EpochChanged => "epoch_changed",
         /// The store was rebuilt.
         StoreRebuilt => "store_rebuilt",
+        /// Events were lost that may have been for any device.
+        StoreLost => "store_lost",
         /// The gateway's own lease had run out.
         LeaseLapsed => "lease_lapsed",
     }

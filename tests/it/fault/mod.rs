@@ -20,6 +20,7 @@
 //! the load ten times as large.
 
 mod bus;
+mod cluster;
 mod commands;
 mod everyone;
 mod gateway;
@@ -29,6 +30,7 @@ mod race;
 mod reader;
 mod ready;
 mod refusal;
+mod sentinel;
 mod store;
 mod worker;
 
@@ -46,7 +48,7 @@ use crate::support::{Oracle, Reader, Role, System, eventually};
 /// Held by the tests that keep all cores busy, so that they do not slow each other down.
 static BUSY: Mutex<()> = Mutex::const_new(());
 
-async fn alone() -> MutexGuard<'static, ()> {
+pub async fn alone() -> MutexGuard<'static, ()> {
     BUSY.lock().await
 }
 

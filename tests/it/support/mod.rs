@@ -19,6 +19,7 @@
 //! | `aof` | a Redis whose append-only file is cut at a moment in the past |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
 //! | `patient` | thousands of clients that come back when they are told to |
+//! | `crowd` | thousands of clients behind a load balancer, that move between gateways |
 //! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
 //! | `reader` | [`Reader`]: a client that acknowledges and comes back by itself |
 //! | `nats` | publishing by JetStream, and [`RawNats`] for bytes that no client library sends |
@@ -45,7 +46,9 @@
 
 pub mod aof;
 pub mod browser;
+pub mod certificates;
 pub mod command;
+pub mod crowd;
 pub mod http;
 pub mod key_server;
 pub mod letters;
