@@ -61,8 +61,14 @@ async fn fifty_events_to_a_hundred_connected_users_are_no_writes() {
     // Leases, heartbeats and the like go on, as many as seconds pass.
     assert!(sum < 60 + 20 * seconds, "{sum} commands: {more:?}");
     let writes = ["hset", "hincrby", "rpush", "ltrim", "del"];
+    // Each process writes the store's clock twice a second, and a worker how far it is.
+    let clocks = 6 * seconds;
     for (name, count) in &more {
-        assert!(!writes.contains(&name.as_str()), "{count} of {name}");
+        let is_clock = name == "hset" && *count <= clocks;
+        assert!(
+            is_clock || !writes.contains(&name.as_str()),
+            "{count} of {name}"
+        );
     }
 
     // What was acknowledged is stored as the connections end, before the close is answered.

@@ -67,6 +67,7 @@ async fn a_redis_that_went_back_gets_again_what_it_lost() {
     let back = async {
         oracle.until_delivered(count / 3).await;
         let checkpoint = redis.checkpoint();
+        // So that something was written before, and stays.
         tokio::time::sleep(LOST).await;
         publish(&oracle, &system, &users, count).await;
         for number in 0..20 {

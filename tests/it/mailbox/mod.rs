@@ -10,6 +10,7 @@ mod page;
 mod presence;
 mod random;
 mod register;
+mod restore;
 mod speed;
 mod store;
 mod time;
