@@ -12,7 +12,7 @@ use crate::bus::{
     Broadcast, BroadcastsStream, Bus, BusConfig, BusError, Follower, assert_broadcasts,
     begin_time_line, connect_reporting, next_broadcast,
 };
-use crate::mailbox::MailboxError;
+use crate::mailbox::{MailboxError, Seen};
 use crate::protocol::Everyone;
 
 /// Pause before the stream is followed again.
@@ -105,14 +105,30 @@ async fn follow_once(
 
 /// The stream, on a time line whose places go on from those of the ring.
 async fn stream(node: &Node, bus: &Bus) -> Result<BroadcastsStream, BusError> {
+    // Before the question. This node's ring is empty at first, but others may have seen more.
+    let noted = node.store.records().borrow().everyone;
+    let newest = node.ring.newest().max(noted.place);
     let found = assert_broadcasts(bus, node.message_ttl).await?;
-    let newest = node.ring.newest();
-    let goes_back = found.time_line == newest.creation && found.last_sequence < newest.sequence;
+    let goes_back = found.time_line == newest.creation
+        && (found.last_sequence < newest.sequence
+            || newest == noted.place && is_another(bus, noted).await?);
     if !goes_back && found.time_line >= newest.creation {
         return Ok(found);
     }
     tracing::error!("the stream BROADCASTS lost messages: every device is told");
     begin_time_line(bus, node.message_ttl, newest.creation).await
+}
+
+/// True where another event has the place of one that was seen: the stream went back, and has come
+/// beyond it again. One that was removed since shows nothing.
+async fn is_another(bus: &Bus, seen: Seen) -> Result<bool, BusError> {
+    let stored = match next_broadcast(bus, seen.place.sequence).await {
+        Err(BusError::NotFound(_)) => return Ok(false),
+        stored => stored?,
+    };
+    let is_there = stored.sequence == seen.place.sequence;
+    let same = |broadcast: Broadcast| broadcast.time_ms == seen.time_ms;
+    Ok(is_there && !Broadcast::decode(&stored.data).is_ok_and(same))
 }
 
 /// Sees whether the stream is still the one that the ring follows.

@@ -13,6 +13,7 @@ use std::sync::{PoisonError, RwLock};
 use tokio::sync::watch;
 
 use crate::bus::{Broadcast, BroadcastsStream};
+use crate::mailbox::Seen;
 use crate::protocol::{EventKey, Everyone};
 use crate::session::{EveryonePlaced, EveryoneRead, Gone};
 
@@ -66,6 +67,19 @@ impl Ring {
     /// The newest place, where a device that is new starts.
     pub fn newest(&self) -> Everyone {
         *self.newest.borrow()
+    }
+
+    /// The newest event that still waits.
+    pub fn newest_seen(&self) -> Option<Seen> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = state.entries.back()?;
+        Some(Seen {
+            place: Everyone {
+                creation: state.time_line,
+                sequence: entry.sequence,
+            },
+            time_ms: entry.broadcast.time_ms,
+        })
     }
 
     /// Changes with every message, also with those that some users do not get.

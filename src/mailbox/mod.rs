@@ -31,7 +31,7 @@ pub use entry::Entry;
 pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
-pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record};
+pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record, Seen};
 pub use store::{Store, StoreConfig};
 
 /// Checks a `CATCHUP_REDIS_URL`.

@@ -363,3 +363,105 @@ async fn many_messages_are_rebuilt() {
     assert_eq!(restored(&system).await, messages as f64);
     println!("{messages} messages of {users} users rebuilt in {seconds:.1} s");
 }
+
+/// Publishes for everyone until there is a PubAck.
+async fn tell(system: &System, data: &str) {
+    let body = json!({ "data": data }).to_string();
+    eventually("a PubAck", async || {
+        let published = system.publish_with("note", Default::default(), body.clone());
+        published.await.ok()
+    })
+    .await;
+}
+
+/// NATS loses the last events for everyone while no gateway lives that could notice, and others take
+/// their sequences before one does.
+#[tokio::test]
+async fn broadcasts_that_went_back_behind_all_gateways_are_told() {
+    let system = System::builder().own_servers().start().await;
+    let nats = system.nats_server();
+    let mut ann = system.connect("ann").await;
+    ann.until_live().await;
+    tell(&system, "one").await;
+    ann.messages(1).await;
+    nats.kill();
+    let checkpoint = nats.checkpoint();
+    nats.start_again();
+    for data in ["two", "three"] {
+        tell(&system, data).await;
+    }
+    ann.messages(2).await;
+    ann.close().await;
+    let mut redis = system.redis().await;
+    let record = system.key("catchup_store");
+    eventually("what was seen is noted", async || {
+        let mut command = redis::cmd("HGET");
+        command.arg(&record).arg("everyone");
+        let noted: Option<String> = command.query_async(&mut redis).await.ok()?;
+        (noted?.split(' ').nth(1) == Some("3")).then_some(())
+    })
+    .await;
+    system.gateway(0).kill();
+    nats.roll_back(&checkpoint);
+    for data in ["four", "five", "six"] {
+        tell(&system, data).await;
+    }
+    system.processed().await;
+    system.gateway(0).start_again();
+    system.ready().await;
+    let mut ann = system.connect("ann").await;
+    let frames = ann.frames_until("live").await;
+    let lost = with_op(&frames, "missed");
+    assert!(
+        lost.iter().any(|frame| frame["reason"] == "store_lost"),
+        "{frames:?}"
+    );
+    let got = data_of(&all_messages(&frames));
+    for expected in ["four", "five", "six"] {
+        assert!(got.contains(&json!(expected)), "{got:?}");
+    }
+}
+
+/// An `EVENTS` that is full: publishers hear of it, and what has a PubAck goes on.
+#[tokio::test]
+async fn a_full_stream_is_the_publishers_to_know() {
+    let system = System::builder().own_servers().start().await;
+    let mut ann = system.connect("ann").await;
+    ann.until_live().await;
+    let jetstream = system.jetstream().await;
+    let stream = jetstream.get_stream(system.stream_name("EVENTS")).await;
+    let mut stream = stream.expect("the stream EVENTS");
+    let found = stream
+        .info()
+        .await
+        .expect("its configuration")
+        .config
+        .clone();
+    let limited = async_nats::jetstream::stream::Config {
+        max_bytes: 20_000,
+        discard: async_nats::jetstream::stream::DiscardPolicy::New,
+        ..found.clone()
+    };
+    jetstream
+        .update_stream(limited)
+        .await
+        .expect("it is limited");
+    let mut kept = 0;
+    let refused = loop {
+        let body = event(&["ann"], "x".repeat(1_000)).to_string();
+        match system.publish_with("note", Default::default(), body).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+        assert!(kept < 100, "the limit holds");
+    };
+    println!("refused after {kept} events: {refused:?}");
+    assert_eq!(ann.messages(kept).await.len(), kept);
+    jetstream
+        .update_stream(found)
+        .await
+        .expect("it is not limited");
+    system.publish("note", event(&["ann"], "more")).await;
+    assert_eq!(data_of(&ann.messages(1).await), ["more"]);
+    system.ready().await;
+}
