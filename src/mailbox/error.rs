@@ -110,8 +110,16 @@ impl From<RedisError> for MailboxError {
             (ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig, _) => {
                 MailboxError::Refusing(error.to_string())
             }
-            // A time-out, a closed connection, a reply that cannot be parsed.
-            _ => MailboxError::Unreachable(error.to_string()),
+            _ => match error.clone().into_server_errors().as_deref() {
+                // The server answered each command of a pipeline: the first error says why.
+                Some([(_, cause), ..]) if matches!(cause.code(), "ERR" | "WRONGTYPE") => {
+                    tracing::debug!("taken for damage: {error}");
+                    MailboxError::Damaged
+                }
+                Some([(_, cause), ..]) => refused(cause.code(), cause.details()),
+                // A time-out, a closed connection, a reply that cannot be parsed.
+                _ => MailboxError::Unreachable(error.to_string()),
+            },
         }
     }
 }
