@@ -12,7 +12,7 @@ use super::reply::{Reply, parse_connections, text_of};
 use super::{Entry, MailboxError, scripts};
 use crate::event::UserId;
 use crate::protocol::{Lane, Life};
-use crate::telemetry::{MailboxOperation, MessageOutcome};
+use crate::telemetry::{MailboxOperation, MessageOutcome, Redelivered};
 
 /// Most entries in one `MULTI`; a larger one would keep the server from everybody else.
 const BATCH_ENTRIES_MAX: usize = 256;
@@ -20,6 +20,13 @@ const BATCH_ENTRIES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Most scripts under way at once.
 const SCRIPTS_MAX: usize = 256;
+/// Among so many newest entries of a mailbox a repeated one is looked for. Most caps are lower, so
+/// that it is the whole list: how much was stored since the first attempt, nobody knows. The search
+/// takes the server 6 µs for 256 entries of 300 bytes, 21 µs for 1,000, 0.2 ms for 10,000 (Valkey
+/// 9.1); for 100,000 it is 9 ms, too long for a batch whose replies have two seconds.
+const SEARCHED_REPEAT: usize = 16_384;
+/// The same where an entry is new to this worker, on a young link.
+const SEARCHED_FIRST: usize = 256;
 
 /// One message for one user.
 #[derive(Debug, Clone)]
@@ -260,9 +267,25 @@ impl Link {
         }
     }
 
-    /// Stores messages that may be there already: redelivered events, unknown outcomes, and all
-    /// events on a young link. Repeatable; order within a user is kept, results in the order given.
+    /// Stores messages that may be there already: redelivered events, unknown outcomes. Repeatable;
+    /// order within a user is kept, results in the order given.
     pub async fn append_once(&self, batch: &[Append]) -> Vec<Outcome> {
+        let outcomes = self.append_searching(batch, SEARCHED_REPEAT).await;
+        let stored = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok());
+        let (found, new): (Vec<_>, Vec<_>) = stored.partition(|appended| appended.repeated);
+        let metrics = self.metrics();
+        metrics.redelivered(Redelivered::Found, found.len() as u64);
+        metrics.redelivered(Redelivered::Stored, new.len() as u64);
+        outcomes
+    }
+
+    /// The same for events that were never tried, on a young link: what was under way on the
+    /// connection before it is the newest there is.
+    pub async fn append_first(&self, batch: &[Append]) -> Vec<Outcome> {
+        self.append_searching(batch, SEARCHED_FIRST).await
+    }
+
+    async fn append_searching(&self, batch: &[Append], searched: usize) -> Vec<Outcome> {
         let mut by_user: HashMap<&UserId, Vec<usize>> = HashMap::new();
         for (index, append) in batch.iter().enumerate() {
             by_user.entry(&append.user).or_default().push(index);
@@ -272,7 +295,7 @@ impl Link {
             .map(async |indexes| {
                 let mut done = Vec::with_capacity(indexes.len());
                 for index in indexes {
-                    let outcome = self.append_one(&batch[index]).await;
+                    let outcome = self.append_one(&batch[index], searched).await;
                     let failed = outcome.is_err();
                     done.push((index, outcome));
                     if failed {
@@ -290,7 +313,7 @@ impl Link {
         outcomes
     }
 
-    async fn append_one(&self, append: &Append) -> Outcome {
+    async fn append_one(&self, append: &Append, searched: usize) -> Outcome {
         let limits = self.limits();
         let mut script = self.script(&scripts::APPEND_ONCE, &append.user);
         script
@@ -299,7 +322,8 @@ impl Link {
             .arg(append.entry.as_str())
             .arg(limits.ttl_ms)
             .arg(limits.hash_ttl_ms())
-            .arg(limits.cap);
+            .arg(limits.cap)
+            .arg(searched);
         let mut reply: Reply = self
             .call(MailboxOperation::AppendOnce, &append.user, &script)
             .await?;
