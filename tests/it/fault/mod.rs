@@ -44,7 +44,8 @@ use crate::support::{Oracle, Reader, Role, System, eventually};
 /// Held by the tests that keep all cores busy, so that they do not slow each other down.
 static BUSY: Mutex<()> = Mutex::const_new(());
 
-async fn alone() -> MutexGuard<'static, ()> {
+/// Waits until no other of these tests runs.
+pub async fn alone() -> MutexGuard<'static, ()> {
     BUSY.lock().await
 }
 

@@ -9,6 +9,9 @@ use super::{Bench, HOUR_MS, event_key, now_ms};
 
 const USERS: u64 = 256;
 const ROUNDS: u64 = 400;
+/// Above the sequences of what waits before.
+const FIRST: u64 = 1_000_000;
+const FILLED_AT_ONCE: u64 = 100;
 const BODY_BYTES: usize = 200;
 
 #[tokio::test]
@@ -17,14 +20,26 @@ async fn the_cost_of_an_append() {
     let users: Vec<UserId> = (0..USERS)
         .map(|index| UserId::parse(&format!("user-{index}")).unwrap())
         .collect();
-    for (name, once) in [("append", false), ("append_once", true)] {
-        let bench = Bench::own(|_| ()).await;
+    for (name, once, waiting) in [
+        ("append", false, 0),
+        ("append_once", true, 0),
+        ("append_once behind 1,000 that wait", true, 1_000),
+        ("append_once behind 10,000 that wait", true, 10_000),
+    ] {
+        let bench = Bench::own(|config| config.cap = 100_000).await;
         let body = format!("\"{}\"", "x".repeat(BODY_BYTES - 2));
+        let users = match waiting {
+            10_000 => &users[..16],
+            _ => &users[..],
+        };
+        for some in 0..waiting / FILLED_AT_ONCE {
+            fill(&bench, users, some * FILLED_AT_ONCE, &body).await;
+        }
         let before = cpu_seconds(&bench).await;
         let start = std::time::Instant::now();
         for round in 0..ROUNDS {
             let expires_ms = now_ms() + HOUR_MS;
-            let entry = Entry::new(event_key(round), now_ms(), expires_ms, &body);
+            let entry = Entry::new(event_key(FIRST + round), now_ms(), expires_ms, &body);
             let batch: Vec<Append> = (users.iter())
                 .map(|user| Append {
                     user: user.clone(),
@@ -38,13 +53,28 @@ async fn the_cost_of_an_append() {
             };
             assert!(outcomes.iter().all(Result::is_ok));
         }
-        let count = (USERS * ROUNDS) as f64;
+        let count = (users.len() as u64 * ROUNDS) as f64;
         println!(
             "{name}: {:.1} s of the server's CPU a million, {:.0} a second",
             (cpu_seconds(&bench).await - before) / count * 1e6,
             count / start.elapsed().as_secs_f64()
         );
     }
+}
+
+/// Lets some messages wait for each user.
+async fn fill(bench: &Bench, users: &[UserId], first: u64, body: &str) {
+    let mut batch = Vec::new();
+    for sequence in first..first + FILLED_AT_ONCE {
+        let entry = Entry::new(event_key(sequence), now_ms(), now_ms() + HOUR_MS, body);
+        batch.extend(users.iter().map(|user| Append {
+            user: user.clone(),
+            lane: Lane::Normal,
+            entry: entry.clone(),
+        }));
+    }
+    let outcomes = bench.link.append(&batch).await;
+    assert!(outcomes.iter().all(Result::is_ok));
 }
 
 async fn cpu_seconds(bench: &Bench) -> f64 {
