@@ -27,7 +27,9 @@ mod unreadable;
 
 pub use broadcast::{Broadcast, InvalidBroadcast};
 pub use broadcasts::{BroadcastsStream, Follower, assert_broadcasts, begin_time_line};
-pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
+pub use connect::{
+    Bus, BusConfig, BusCredentials, BusState, connect, connect_reporting, is_credentials,
+};
 pub use consumers::{ACK_WAIT, Pending, Source, assert_consumers, pending};
 pub use error::BusError;
 pub use forward::{

@@ -239,21 +239,21 @@ impl Awaiting {
         self.queue.iter_mut().map(|held| &mut held.item)
     }
 
-    /// Takes out what can be decided now.
-    pub fn settle(&mut self, holds: &Holds) -> Settled {
+    /// Takes out what can be decided now. With `is_busy` nothing is taken back: a batch that comes
+    /// later is in work, and must not get in front of it.
+    pub fn settle(&mut self, holds: &Holds, is_busy: bool) -> Settled {
         let mut settled = Settled::default();
         while let Some(first) = self.queue.front() {
             match holds.verdict(&first.stamp) {
                 Verdict::Wait => break,
+                Verdict::AppendAgain if is_busy => break,
                 Verdict::Acknowledge => {
                     let seconds = first.stamp.at.elapsed().as_secs_f64();
                     holds.metrics.acknowledgement_held(seconds);
                     settled.acknowledge.push(first.item.reply());
                     self.queue.pop_front();
                 }
-                Verdict::AppendAgain => {
-                    settled.again = self.take_all();
-                }
+                Verdict::AppendAgain => settled.again = self.take_all(),
             }
         }
         let metrics = &holds.metrics;

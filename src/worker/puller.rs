@@ -242,7 +242,8 @@ impl Puller {
 
     /// Acknowledges what is there to stay, and takes back what may not be.
     async fn settle(&mut self) {
-        let settled = self.awaiting.settle(&self.shared.holds);
+        let is_busy = self.work.is_some();
+        let settled = self.awaiting.settle(&self.shared.holds, is_busy);
         for reply in settled.acknowledge {
             answer(&self.shared, reply, b"+ACK").await;
         }

@@ -4,13 +4,24 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{acknowledgements, assert_once, deliveries, publish, until_acknowledged, waiting};
+use super::{
+    acknowledgements, assert_once, deliveries, inversions, numbered, publish, until_acknowledged,
+    waiting,
+};
+use crate::support::store::message;
+use crate::support::system::Builder;
 use crate::support::{RedisServer, System, eventually};
 
 /// How long an acknowledgement is held at least.
 const HOLD: Duration = Duration::from_millis(2_500);
 /// JetStream delivers again what nobody answered for this long.
 const ACK_WAIT: Duration = Duration::from_secs(10);
+
+/// Servers of its own, and mailboxes for all events of a test.
+fn roomy() -> Builder {
+    let builder = System::builder().own_servers();
+    builder.env("CATCHUP_MAX_MESSAGES", "100000")
+}
 
 #[tokio::test]
 async fn what_is_stored_is_acknowledged_when_it_is_there_to_stay() {
@@ -51,7 +62,7 @@ async fn what_is_in_no_mailbox_is_acknowledged_at_once() {
 
 #[tokio::test]
 async fn a_cut_connection_confirms_nothing_and_repeats_nothing() {
-    let system = System::builder().own_servers().start().await;
+    let system = roomy().start().await;
     let cut = async |system: &System| {
         let mut command = redis::cmd("CLIENT");
         command
@@ -68,7 +79,7 @@ async fn a_cut_connection_confirms_nothing_and_repeats_nothing() {
 
 #[tokio::test]
 async fn a_killed_store_confirms_nothing_and_repeats_nothing() {
-    let system = System::builder().own_servers().start().await;
+    let system = roomy().start().await;
     let kill = async |system: &System| {
         let redis: &RedisServer = system.redis_server();
         redis.kill();
@@ -79,7 +90,7 @@ async fn a_killed_store_confirms_nothing_and_repeats_nothing() {
 
 #[tokio::test]
 async fn what_a_rolled_back_store_lost_is_appended_again_in_order() {
-    let system = System::builder().own_servers().start().await;
+    let system = roomy().start().await;
     publish(&system, "ann", 0..20).await;
     system.processed().await;
     let checkpoint = system.redis_server().checkpoint();
@@ -87,20 +98,32 @@ async fn what_a_rolled_back_store_lost_is_appended_again_in_order() {
     within_the_hold("Redis rolled back", &system, 20, roll_back).await;
 }
 
-/// Does something to the store while events are held, and asserts that they are there once, in
-/// order, and were not acknowledged with the word of the old connection.
+/// Does something to the store while events are held and others come in, and asserts that all are
+/// there once, in order, and were not acknowledged with the word of the old connection.
 async fn within_the_hold(name: &str, system: &System, before: usize, fault: impl AsyncFn(&System)) {
-    const COUNT: usize = 200;
+    const COUNT: usize = 400;
+    const ALL: usize = 5 * COUNT;
     publish(system, "ann", before..COUNT).await;
     system.until_waiting("ann", COUNT).await;
-    fault(system).await;
-    let happened = Instant::now();
+    let meanwhile = async {
+        for first in (COUNT..ALL).step_by(COUNT / 4) {
+            publish(system, "ann", first..first + COUNT / 4).await;
+        }
+    };
+    let (happened, ()) = tokio::join!(
+        async {
+            fault(system).await;
+            Instant::now()
+        },
+        meanwhile
+    );
     let held = (COUNT - before) as f64;
-    until_acknowledged(system, "repeated", held).await;
-    // What comes meanwhile stays behind what is appended again.
-    publish(system, "ann", COUNT..2 * COUNT).await;
+    eventually("what was held is taken back", async || {
+        (acknowledgements(system, "repeated").await >= held).then_some(())
+    })
+    .await;
     eventually("all of it waits", async || {
-        (waiting(system, "ann").await.len() == 2 * COUNT).then_some(())
+        (waiting(system, "ann").await.len() == ALL).then_some(())
     })
     .await;
     let recovered = happened.elapsed();
@@ -114,13 +137,11 @@ async fn within_the_hold(name: &str, system: &System, before: usize, fault: impl
     let acknowledged = happened.elapsed();
     assert!(acknowledged >= HOLD, "acknowledged after {acknowledged:?}");
     assert!(recovered < ACK_WAIT, "there again only after {recovered:?}");
-    assert_once(system, "ann", 2 * COUNT).await;
+    assert_once(system, "ann", ALL).await;
     let entries = system.waiting("ann").await;
-    let messages = entries
-        .iter()
-        .map(|entry| crate::support::store::message(entry));
-    let numbered: Vec<_> = messages.map(|message| super::numbered(&message)).collect();
-    assert_eq!(super::inversions(numbered), 0);
+    let messages = entries.iter().map(|entry| message(entry));
+    let numbered: Vec<_> = messages.map(|message| numbered(&message)).collect();
+    assert_eq!(inversions(numbered), 0);
     let found = [("outcome", "duplicate")];
     let duplicates = system.metric("catchup_messages_total", &found).await;
     println!(

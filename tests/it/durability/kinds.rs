@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{acknowledgements, assert_once, deliveries, publish, until_acknowledged};
 use crate::support::servers::Servers;
-use crate::support::{Catchup, NatsServer, RedisServer, System, eventually};
+use crate::support::{Catchup, NatsServer, RedisServer, System, event, eventually};
 
 const SETTING: &str = "CATCHUP_DURABILITY";
 const COUNT: usize = 100;
@@ -96,10 +96,8 @@ async fn fsync_needs_a_server_that_writes_to_its_disk() {
     }
 }
 
-#[tokio::test]
-async fn replica_acknowledges_nothing_before_a_replica_has_it() {
-    let builder = System::builder().own_servers().env(SETTING, "replica");
-    let system = builder.start_unready();
+/// Waits until the worker is ready but for the missing replica.
+async fn until_without_replica(system: &System) {
     let reason = eventually("it says why it is not ready", async || {
         let body = system.worker(0).admin("/readyz").await.ok()?.json();
         // Everything else is there.
@@ -111,6 +109,13 @@ async fn replica_acknowledges_nothing_before_a_replica_has_it() {
     })
     .await;
     println!("without a replica: {reason}");
+}
+
+#[tokio::test]
+async fn replica_acknowledges_nothing_before_a_replica_has_it() {
+    let builder = System::builder().own_servers().env(SETTING, "replica");
+    let system = builder.start_unready();
+    until_without_replica(&system).await;
     publish(&system, "ann", 0..COUNT).await;
     system.until_waiting("ann", COUNT).await;
     let stored = Instant::now();
@@ -120,13 +125,54 @@ async fn replica_acknowledges_nothing_before_a_replica_has_it() {
         assert_eq!((now.unacknowledged, now.again), (COUNT, 0));
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let port = system.redis_server().port().to_string();
-    let good = "--appendonly yes --maxmemory-policy noeviction --repl-diskless-sync-delay 0";
-    let mut arguments: Vec<&str> = good.split(' ').collect();
-    arguments.extend(["--replicaof", "127.0.0.1", &port]);
-    let _replica = RedisServer::start_with(&arguments);
+    let _replica = replica_of(system.redis_server());
     system.processed().await;
     system.ready().await;
     assert_once(&system, "ann", COUNT).await;
     until_acknowledged(&system, "confirmed", COUNT as f64).await;
+}
+
+fn replica_of(primary: &RedisServer) -> RedisServer {
+    let port = primary.port().to_string();
+    let good = "--appendonly yes --maxmemory-policy noeviction --repl-diskless-sync-delay 0";
+    let mut arguments: Vec<&str> = good.split(' ').collect();
+    arguments.extend(["--replicaof", "127.0.0.1", &port]);
+    RedisServer::start_with(&arguments)
+}
+
+#[tokio::test]
+async fn beyond_what_may_be_held_nothing_is_pulled_and_nothing_lost() {
+    // What a consumer may have delivered and not acknowledged.
+    const MOST: usize = 8_192;
+    const PUBLISHED: usize = MOST + 1_000;
+    let builder = System::builder().own_servers().env(SETTING, "replica");
+    let system = builder
+        .env("CATCHUP_MAX_MESSAGES", "100000")
+        .start_unready();
+    until_without_replica(&system).await;
+    for first in (0..PUBLISHED).step_by(MOST / 8) {
+        let some = (MOST / 8).min(PUBLISHED - first);
+        let number = |index: usize| first + index;
+        system
+            .publish_all(some, |index| {
+                (
+                    "new_post.one-key".to_owned(),
+                    event(&["ann"], number(index)),
+                )
+            })
+            .await;
+    }
+    let limit = [("limit", "held_acknowledgements")];
+    eventually("the limit is hit", async || {
+        (system.metric("catchup_limits_total", &limit).await > 0.0).then_some(())
+    })
+    .await;
+    let now = deliveries(&system).await;
+    assert!(now.unacknowledged <= MOST && now.pending > 0, "{now:?}");
+    println!("at the limit: {now:?}");
+    let _replica = replica_of(system.redis_server());
+    system.processed().await;
+    assert_once(&system, "ann", PUBLISHED).await;
+    let duplicates = system.metric("catchup_messages_total", &[("outcome", "duplicate")]);
+    assert_eq!(duplicates.await, 0.0);
 }

@@ -19,6 +19,7 @@
 //! the load ten times as large.
 
 mod bus;
+mod cluster;
 mod commands;
 mod everyone;
 mod gateway;
@@ -27,6 +28,7 @@ mod race;
 mod reader;
 mod ready;
 mod refusal;
+mod sentinel;
 mod store;
 mod worker;
 

@@ -43,6 +43,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod browser;
+pub mod certificates;
 pub mod command;
 pub mod http;
 pub mod key_server;
