@@ -31,6 +31,7 @@ const PASSED_ON: [Setting; 15] = [
     Setting::NatsCredentialsFile,
     Setting::NatsNkeyFile,
     Setting::Replicas,
+    Setting::Durability,
     Setting::Namespace,
     Setting::MessageTtl,
     Setting::MaxMessages,

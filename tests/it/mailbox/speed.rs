@@ -14,17 +14,26 @@ const FIRST: u64 = 1_000_000;
 const FILLED_AT_ONCE: u64 = 100;
 const BODY_BYTES: usize = 200;
 
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Append,
+    First,
+    Once,
+}
+
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn the_cost_of_an_append() {
     let users: Vec<UserId> = (0..USERS)
         .map(|index| UserId::parse(&format!("user-{index}")).unwrap())
         .collect();
-    for (name, once, waiting) in [
-        ("append", false, 0),
-        ("append_once", true, 0),
-        ("append_once behind 1,000 that wait", true, 1_000),
-        ("append_once behind 10,000 that wait", true, 10_000),
+    for (kind, waiting) in [
+        (Kind::Append, 0),
+        (Kind::First, 0),
+        (Kind::First, 1_000),
+        (Kind::Once, 0),
+        (Kind::Once, 1_000),
+        (Kind::Once, 10_000),
     ] {
         let bench = Bench::own(|config| config.cap = 100_000).await;
         let body = format!("\"{}\"", "x".repeat(BODY_BYTES - 2));
@@ -47,15 +56,16 @@ async fn the_cost_of_an_append() {
                     entry: entry.clone(),
                 })
                 .collect();
-            let outcomes = match once {
-                false => bench.link.append(&batch).await,
-                true => bench.link.append_once(&batch).await,
+            let outcomes = match kind {
+                Kind::Append => bench.link.append(&batch).await,
+                Kind::First => bench.link.append_first(&batch).await,
+                Kind::Once => bench.link.append_once(&batch).await,
             };
             assert!(outcomes.iter().all(Result::is_ok));
         }
         let count = (users.len() as u64 * ROUNDS) as f64;
         println!(
-            "{name}: {:.1} s of the server's CPU a million, {:.0} a second",
+            "{kind:?} behind {waiting} that wait: {:.1} s of the server's CPU a million, {:.0} a second",
             (cpu_seconds(&bench).await - before) / count * 1e6,
             count / start.elapsed().as_secs_f64()
         );
