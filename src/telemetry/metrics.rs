@@ -70,7 +70,12 @@ pub struct Metrics {
     reconciles: Vec<Counter>,
     limits: Vec<Counter>,
     key_fetches: Vec<Counter>,
-    acknowledgements: Vec<Counter>,
+    acknowledgements: Acknowledgements,
+}
+
+/// What a worker tells JetStream, and when.
+struct Acknowledgements {
+    outcomes: Vec<Counter>,
     redelivered: Vec<Counter>,
     held: Gauge,
     held_seconds: Histogram,
@@ -93,12 +98,6 @@ impl Metrics {
         let waited = Histogram::new(WAITED_BUCKETS_SECONDS);
         let help = "How long a replayed message waited";
         registry.register("waited_seconds", help, waited.clone());
-        let held = Gauge::default();
-        let help = "Events that are done and whose acknowledgement is held";
-        registry.register("acknowledgements_held", help, held.clone());
-        let held_seconds = Histogram::new(HELD_BUCKETS_SECONDS);
-        let help = "From an event's append to its acknowledgement";
-        registry.register("acknowledgement_held_seconds", help, held_seconds.clone());
         Metrics {
             event_types: RwLock::default(),
             event_other: event_counters(&events, "other"),
@@ -132,22 +131,7 @@ impl Metrics {
                 "outcome",
                 KeyFetch::LABELS,
             ),
-            acknowledgements: counters(
-                &mut registry,
-                "acknowledgements",
-                "Acknowledgements of events to JetStream",
-                "outcome",
-                Acknowledgement::LABELS,
-            ),
-            redelivered: counters(
-                &mut registry,
-                "redelivered",
-                "Messages that may have been stored before, by what was found",
-                "outcome",
-                Redelivered::LABELS,
-            ),
-            held,
-            held_seconds,
+            acknowledgements: Acknowledgements::new(&mut registry),
             delivery: histograms(
                 &mut registry,
                 "delivery_seconds",
@@ -248,21 +232,21 @@ impl Metrics {
     }
 
     pub fn acknowledgement(&self, outcome: Acknowledgement, count: u64) {
-        self.acknowledgements[outcome as usize].inc_by(count);
+        self.acknowledgements.outcomes[outcome as usize].inc_by(count);
     }
 
     pub fn redelivered(&self, outcome: Redelivered, count: u64) {
-        self.redelivered[outcome as usize].inc_by(count);
+        self.acknowledgements.redelivered[outcome as usize].inc_by(count);
     }
 
     /// So many acknowledgements more are held; fewer where it is negative.
     pub fn acknowledgements_held(&self, change: i64) {
-        self.held.inc_by(change);
+        self.acknowledgements.held.inc_by(change);
     }
 
     /// From an event's append to its acknowledgement.
     pub fn acknowledgement_held(&self, seconds: f64) {
-        self.held_seconds.observe(seconds.max(0.0));
+        self.acknowledgements.held_seconds.observe(seconds.max(0.0));
     }
 
     /// The exposition in Prometheus's text format, version 0.0.4.
@@ -272,6 +256,35 @@ impl Metrics {
         // numbers; what was written until then is still worth showing.
         let _ = encode(&mut text, &self.registry);
         to_prometheus_text(&text)
+    }
+}
+
+impl Acknowledgements {
+    fn new(registry: &mut Registry) -> Acknowledgements {
+        let held = Gauge::default();
+        let help = "Events that are done and whose acknowledgement is held";
+        registry.register("acknowledgements_held", help, held.clone());
+        let held_seconds = Histogram::new(HELD_BUCKETS_SECONDS);
+        let help = "From an event's append to its acknowledgement";
+        registry.register("acknowledgement_held_seconds", help, held_seconds.clone());
+        Acknowledgements {
+            outcomes: counters(
+                registry,
+                "acknowledgements",
+                "Acknowledgements of events to JetStream",
+                "outcome",
+                Acknowledgement::LABELS,
+            ),
+            redelivered: counters(
+                registry,
+                "redelivered",
+                "Messages that may have been stored before, by what was found",
+                "outcome",
+                Redelivered::LABELS,
+            ),
+            held,
+            held_seconds,
+        }
     }
 }
 

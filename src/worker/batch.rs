@@ -188,16 +188,7 @@ pub(super) async fn process(
     batch: &[Routed],
     expected: Option<Epoch>,
 ) -> Result<Processed, WorkerError> {
-    let mut appends = Vec::new();
-    for event in batch {
-        if let Keeping::Stored { lane, entry } = &event.keeping {
-            appends.extend(event.targets.iter().map(|user| Append {
-                user: user.clone(),
-                lane: *lane,
-                entry: entry.clone(),
-            }));
-        }
-    }
+    let appends = appends_of(batch);
     let copies = batch.iter().filter_map(|event| match &event.keeping {
         Keeping::Everyone(copy) => Some(copy),
         _ => None,
@@ -253,6 +244,21 @@ pub(super) async fn process(
         shared.metrics.event(&event.event_type, outcome);
     }
     Ok(Processed::Done(stamp))
+}
+
+/// What a batch puts into mailboxes, event by event.
+fn appends_of(batch: &[Routed]) -> Vec<Append> {
+    let mut appends = Vec::new();
+    for event in batch {
+        if let Keeping::Stored { lane, entry } = &event.keeping {
+            appends.extend(event.targets.iter().map(|user| Append {
+                user: user.clone(),
+                lane: *lane,
+                entry: entry.clone(),
+            }));
+        }
+    }
+    appends
 }
 
 fn spot(lane: Lane, appended: &Appended) -> Spot {

@@ -123,6 +123,7 @@ async fn replica_acknowledges_nothing_before_a_replica_has_it() {
     while stored.elapsed() < Duration::from_secs(12) {
         let now = deliveries(&system).await;
         assert_eq!((now.unacknowledged, now.again), (COUNT, 0));
+        // It has to stay so for all of this time.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let _replica = replica_of(system.redis_server());

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::speed::events;
 use super::{inversions, numbered};
 use crate::support::socket::messages_of;
-use crate::support::{POLL_INTERVAL, Role, Socket, System, event, eventually, eventually_within};
+use crate::support::{Role, Socket, System, event, eventually, eventually_within};
 
 const KEYS: usize = 64;
 const USERS: usize = 8;
@@ -225,7 +225,6 @@ fn pulled(worker: &Role) -> BTreeSet<u16> {
 /// Waits until these workers pull every partition once.
 async fn until_settled(workers: &[&Role]) -> Vec<BTreeSet<u16>> {
     eventually("every partition is pulled once", async || {
-        tokio::time::sleep(POLL_INTERVAL).await;
         let sets: Vec<BTreeSet<u16>> = workers.iter().map(|worker| pulled(worker)).collect();
         let all: BTreeSet<u16> = sets.iter().flatten().copied().collect();
         let count: usize = sets.iter().map(BTreeSet::len).sum();
