@@ -79,8 +79,11 @@ impl Routed {
 pub(super) fn judge(shared: &Shared, item: &Item) -> Judged {
     let delivery = &item.delivery;
     let publishers_subject = (shared.bus.names).publishers_subject(&delivery.message.subject);
-    match route(shared, item, &publishers_subject) {
-        Ok(routed) => Judged::Route(Box::new(routed)),
+    match route(shared, item.creation_ms, delivery, &publishers_subject) {
+        Ok(routed) => Judged::Route(Box::new(Routed {
+            is_first: item.is_first,
+            ..routed
+        })),
         Err(refusal) => {
             count_refused(shared, &publishers_subject);
             let reason = refusal.to_string();
@@ -103,8 +106,12 @@ pub(super) fn count_refused(shared: &Shared, publishers_subject: &str) {
     }
 }
 
-fn route(shared: &Shared, item: &Item, publishers_subject: &str) -> Result<Routed, Refusal> {
-    let delivery = &item.delivery;
+fn route(
+    shared: &Shared,
+    creation_ms: u64,
+    delivery: &Delivery,
+    publishers_subject: &str,
+) -> Result<Routed, Refusal> {
     let address = Address::parse(publishers_subject)?;
     let event = Event::parse(&address, &delivery.message.payload, &shared.limits)?;
     let is_high = event.priority == Priority::High;
@@ -121,7 +128,7 @@ fn route(shared: &Shared, item: &Item, publishers_subject: &str) -> Result<Route
     let ttl_ms = u64::try_from(ttl.min(shared.limits.ttl_max).as_millis()).unwrap_or(u64::MAX);
     let expires_ms = delivery.time_ms.saturating_add(ttl_ms);
     let key = EventKey {
-        creation_ms: item.creation_ms,
+        creation_ms,
         sequence: delivery.sequence,
     };
     let payload = Payload {
@@ -162,7 +169,7 @@ fn route(shared: &Shared, item: &Item, publishers_subject: &str) -> Result<Route
         payload,
         keeping,
         is_repeat: delivery.is_repeat,
-        is_first: item.is_first,
+        is_first: true,
     })
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::durability::{Durability, field, info as server_info, inspect};
+use super::durability::{Durability, Rule, field, info as server_info, inspect};
 use super::hold::{Confirmation, Holds};
 use super::{DURABILITY, WorkerError};
 use crate::mailbox::{Link, MailboxError, Store};
@@ -45,8 +45,7 @@ struct Watched {
     link: Link,
     /// From here on the server kept what it was given.
     since: Instant,
-    /// How long it takes to be safe there, where time decides.
-    hold: Duration,
+    rule: Rule,
     /// For marks.
     apart: Option<Link>,
 }
@@ -88,6 +87,9 @@ impl Confirmer {
             while !watched.link.is_broken() {
                 if !is_failing {
                     self.holds.any().await;
+                    if watched.link.is_broken() {
+                        break;
+                    }
                 }
                 let outcome = self.confirm(&mut watched).await;
                 is_failing = outcome.is_err();
@@ -100,13 +102,13 @@ impl Confirmer {
     async fn begin(&self) -> Result<Watched, MailboxError> {
         let link = self.store.connect().await?;
         let since = Instant::now();
-        let hold = inspect(&link, self.holds.durability).await?;
+        let rule = inspect(&link, self.holds.durability).await?;
         self.publish(&link, None);
         self.health.set(DURABILITY, Ok(()));
         Ok(Watched {
             link,
             since,
-            hold,
+            rule,
             apart: None,
         })
     }
@@ -175,6 +177,17 @@ impl Watched {
         if current != self.link.epoch() {
             return Err(self.link.judge(MailboxError::EpochChanged { current }));
         }
+        if field(&info, "role") != Some("master") {
+            let text = "READONLY: the server became a replica";
+            return Err(self.link.judge(MailboxError::Refusing(text.to_owned())));
+        }
+        let good: Option<u64> =
+            field(&info, "min_slaves_good_slaves").and_then(|text| text.parse().ok());
+        if good.is_some_and(|good| good < self.rule.replicas_needed) {
+            // It still answers, but another may be made primary, which lacks what this one took.
+            let text = "NOREPLICAS: too few replicas answer the server";
+            return Err(MailboxError::Refusing(text.to_owned()));
+        }
         let is_failing = field(&info, "aof_enabled") == Some("1")
             && field(&info, "aof_last_write_status") != Some("ok");
         if is_failing {
@@ -183,7 +196,7 @@ impl Watched {
             return Err(MailboxError::Refusing(text.to_owned()));
         }
         Ok(asked
-            .checked_sub(self.hold)
+            .checked_sub(self.rule.hold)
             .filter(|until| *until >= self.since))
     }
 

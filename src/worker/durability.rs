@@ -10,7 +10,8 @@ use crate::mailbox::{Link, MailboxError};
 /// Redis writes to its disk each second (`appendfsync everysec`) and may be late by another one:
 /// what is older than this is on the disk of a server that still runs.
 const HOLD: Duration = Duration::from_millis(2_500);
-/// How long after `min-replicas-max-lag` a primary that lost its replicas has refused to write.
+/// A replica answers its primary each second. One that answered within `min-replicas-max-lag` has what
+/// the primary took this much longer ago.
 const REPLICA_LAG_MARGIN: Duration = Duration::from_secs(1);
 
 /// When an event is acknowledged to JetStream (`CATCHUP_DURABILITY`).
@@ -49,12 +50,21 @@ impl Durability {
     }
 }
 
-/// How long to hold an acknowledgement on this server, where time decides about it.
+/// What holds on one server, where time decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// How old an append must be to be safe.
+    pub hold: Duration,
+    /// How many replicas must have answered the server of late: `min-replicas-to-write`.
+    pub replicas_needed: u64,
+}
+
+/// What holds on this server.
 ///
 /// # Errors
 ///
 /// [`MailboxError::Unsuitable`] where the server can never confirm what is asked for.
-pub(super) async fn inspect(link: &Link, durability: Durability) -> Result<Duration, MailboxError> {
+pub(super) async fn inspect(link: &Link, durability: Durability) -> Result<Rule, MailboxError> {
     match durability {
         Durability::Delayed => {
             if setting(link, "appendfsync").await?.as_deref() == Some("no") {
@@ -65,7 +75,7 @@ pub(super) async fn inspect(link: &Link, durability: Durability) -> Result<Durat
             }
             let needed = number(link, "min-replicas-to-write").await?;
             let lag = number(link, "min-replicas-max-lag").await?;
-            Ok(hold(needed, Duration::from_secs(lag)))
+            Ok(rule(needed, Duration::from_secs(lag)))
         }
         Durability::Fsync => {
             let info = info(link, "server").await?;
@@ -78,16 +88,23 @@ pub(super) async fn inspect(link: &Link, durability: Durability) -> Result<Durat
                     )));
                 }
             }
-            Ok(Duration::ZERO)
+            Ok(rule(0, Duration::ZERO))
         }
-        Durability::Replica | Durability::None => Ok(Duration::ZERO),
+        Durability::Replica | Durability::None => Ok(rule(0, Duration::ZERO)),
     }
 }
 
-fn hold(replicas_needed: u64, lag_max: Duration) -> Duration {
-    match replicas_needed {
-        0 => HOLD,
-        _ => HOLD.max(lag_max + REPLICA_LAG_MARGIN),
+fn rule(replicas_needed: u64, lag_max: Duration) -> Rule {
+    // Without a limit on the lag the server does not count its replicas.
+    match (replicas_needed, lag_max) {
+        (0, _) | (_, Duration::ZERO) => Rule {
+            hold: HOLD,
+            replicas_needed: 0,
+        },
+        _ => Rule {
+            hold: HOLD.max(lag_max + REPLICA_LAG_MARGIN),
+            replicas_needed,
+        },
     }
 }
 
@@ -165,8 +182,13 @@ mod tests {
     #[test]
     fn a_primary_that_may_be_cut_off_from_its_replicas_is_waited_for() {
         let lag = Duration::from_secs(10);
-        assert_eq!(hold(0, lag), HOLD);
-        assert_eq!(hold(1, lag), Duration::from_secs(11));
-        assert_eq!(hold(1, Duration::from_secs(1)), HOLD);
+        let of = |needed, lag| {
+            let rule = rule(needed, lag);
+            (rule.hold, rule.replicas_needed)
+        };
+        assert_eq!(of(0, lag), (HOLD, 0));
+        assert_eq!(of(1, lag), (Duration::from_secs(11), 1));
+        assert_eq!(of(2, Duration::from_secs(1)), (HOLD, 2));
+        assert_eq!(of(1, Duration::ZERO), (HOLD, 0));
     }
 }

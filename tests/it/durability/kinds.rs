@@ -133,6 +133,32 @@ async fn replica_acknowledges_nothing_before_a_replica_has_it() {
     until_acknowledged(&system, "confirmed", COUNT as f64).await;
 }
 
+#[tokio::test]
+async fn delayed_waits_for_the_replicas_that_redis_needs() {
+    let good = "--appendonly yes --maxmemory-policy noeviction --repl-diskless-sync-delay 0 \
+                --min-replicas-to-write 1 --min-replicas-max-lag 3";
+    let servers = Servers {
+        nats: NatsServer::start(),
+        redis: RedisServer::start_with(&good.split_whitespace().collect::<Vec<_>>()),
+    };
+    let replica = replica_of(&servers.redis);
+    let system = System::builder().gateways(0).servers(servers).start().await;
+    publish(&system, "ann", 0..COUNT).await;
+    system.until_waiting("ann", COUNT).await;
+    replica.pause();
+    let paused = Instant::now();
+    // The replica may have answered just before, and is missed only when that is 3 s old.
+    while paused.elapsed() < Duration::from_secs(8) {
+        let now = deliveries(&system).await;
+        assert_eq!((now.unacknowledged, now.again), (COUNT, 0));
+        // It has to stay so for all of this time.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    replica.resume();
+    system.processed().await;
+    assert_once(&system, "ann", COUNT).await;
+}
+
 fn replica_of(primary: &RedisServer) -> RedisServer {
     let port = primary.port().to_string();
     let good = "--appendonly yes --maxmemory-policy noeviction --repl-diskless-sync-delay 0";
