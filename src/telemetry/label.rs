@@ -89,6 +89,8 @@ labels! {
         Presence => "presence",
         /// Puts back what the store lost.
         Restore => "restore",
+        /// Makes sure that what was appended is there to stay.
+        Confirm => "confirm",
     }
 }
 
@@ -156,6 +158,28 @@ labels! {
 }
 
 labels! {
+    /// How a worker acknowledged an event to JetStream (`catchup_acknowledgements_total`).
+    Acknowledgement {
+        /// As soon as it was done: nothing of it is in Redis, or nothing is waited for.
+        AtOnce => "at_once",
+        /// When what was appended was there to stay.
+        Confirmed => "confirmed",
+        /// Not acknowledged, but appended once more: the connection broke meanwhile.
+        Repeated => "repeated",
+    }
+}
+
+labels! {
+    /// What was found of a message that may have been stored before (`catchup_redelivered_total`).
+    Redelivered {
+        /// Waiting, or just trimmed: it is not stored again.
+        Found => "found",
+        /// Nothing: it was never stored, or so long ago that a device gets it twice.
+        Stored => "stored",
+    }
+}
+
+labels! {
     /// A limit that was reached (`catchup_limits_total`).
     Limit {
         /// Connections of one gateway.
@@ -190,6 +214,8 @@ labels! {
         MailboxQueue => "mailbox_queue",
         /// Users whose comparison with the mailbox waits for its turn.
         ReconcileQueue => "reconcile_queue",
+        /// Events, or their bytes, whose acknowledgement a worker holds.
+        HeldAcknowledgements => "held_acknowledgements",
         /// No progress on a socket for 30 s.
         NoProgress => "no_progress",
     }

@@ -11,7 +11,7 @@ mod metrics;
 
 pub use health::{Health, NotReady};
 pub use label::{
-    EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason,
-    StoreRefusal,
+    Acknowledgement, EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path,
+    ReconcileReason, Redelivered, StoreRefusal,
 };
 pub use metrics::{EVENT_TYPES_MAX, Metrics};

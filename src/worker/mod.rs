@@ -6,6 +6,9 @@
 //! | `puller` | one pull loop: what is held, signs of progress, one batch at a time |
 //! | `batch` | events judged, and what is made of them once |
 //! | `append` | into the mailboxes, until all of a batch is in |
+//! | `hold` | acknowledgements held until what was appended is there to stay |
+//! | `confirm` | asks the store how far that is |
+//! | `durability` | what has to be sure, and whether the store can say so |
 //! | `copy` | events for everyone, one copy each |
 //! | `outbox` | who gets what of a batch, as one message a gateway |
 //! | `links` | forwards with numbers, and nothing for dead gateways |
@@ -22,11 +25,14 @@
 
 mod append;
 mod batch;
+mod confirm;
 mod copy;
 mod crew;
 mod dead_letter;
+mod durability;
 mod examine;
 mod gate;
+mod hold;
 mod links;
 mod outbox;
 mod puller;
@@ -37,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -48,12 +54,17 @@ use crate::mailbox::{Demand, Store, StoreConfig};
 use crate::nodes::fleet::Fleet;
 use crate::telemetry::{Health, Metrics};
 use append::APPENDS_MAX;
+use confirm::Confirmer;
 use crew::{Crew, Ended};
 use gate::StoreGate;
+use hold::Holds;
 use links::Links;
 
-/// Longest time that a worker takes, when it ends, for what it holds.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+pub use durability::Durability;
+
+/// Longest time that a worker takes, when it ends, for what it holds: more than an acknowledgement
+/// is usually held.
+const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How often the worker says that it makes progress.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -61,12 +72,16 @@ const BEAT: Duration = Duration::from_secs(1);
 const NATS: &str = "nats";
 const REDIS: &str = "redis";
 const PARTITIONS: &str = "partitions";
+/// Whether what is stored is confirmed, so that it can be acknowledged.
+const DURABILITY: &str = "durability";
 
 /// What a worker needs to know.
 pub struct WorkerConfig {
     pub bus: BusConfig,
     /// Its `ttl` is the longest time that a message waits.
     pub store: StoreConfig,
+    /// What has to be sure of a stored event before it is acknowledged.
+    pub durability: Durability,
     /// The node's name, `[A-Za-z0-9_-]{1,64}`: the worker's own name begins with it.
     pub node: String,
 }
@@ -87,6 +102,7 @@ struct Shared {
     bus: Bus,
     gate: StoreGate,
     store: Store,
+    holds: Arc<Holds>,
     /// Held while a batch is stored.
     appends: Semaphore,
     links: Links,
@@ -112,6 +128,7 @@ pub async fn run(
     health.set(NATS, Err("connecting".to_owned()));
     health.set(REDIS, Err("connecting".to_owned()));
     health.set(PARTITIONS, Err("not pulled yet".to_owned()));
+    health.set(DURABILITY, Err("connecting".to_owned()));
     let store = Store::open(config.store.clone(), Arc::clone(&metrics))
         .map_err(|error| WorkerError::Unsuitable(error.to_string()))?;
     store.demand(Demand::Whole(None));
@@ -141,11 +158,20 @@ async fn life(
     let tasks = CancellationToken::new();
     let id = name(&config.node);
     info!(worker = id, "the worker starts");
+    let holds = Holds::new(config.durability, Arc::clone(&metrics));
+    let confirmer = Confirmer {
+        store: store.clone(),
+        holds: Arc::clone(&holds),
+        health: health.clone(),
+        metrics: Arc::clone(&metrics),
+        worker: id.clone(),
+    };
     let shared = Arc::new(Shared {
         links: Links::new(bus.clone(), &id, tasks.clone()),
         id,
         gate: StoreGate::new(store.clone(), health.clone()),
         store: store.clone(),
+        holds,
         appends: Semaphore::new(APPENDS_MAX),
         limits: Limits {
             ttl_max: config.store.ttl,
@@ -161,18 +187,26 @@ async fn life(
         Ok(fleet) => fleet,
         Err(error) => return ended(error),
     };
+    let mut confirming = tokio::spawn(confirmer.run(tasks.clone()));
     let mut crew = Crew::new(Arc::clone(&shared), config.bus.clone(), fleet.owned());
     let result = tokio::select! {
         result = crew.run(fleet.settled(), shutdown) => result,
         result = shared.gate.keep(&tasks) => result.map(|()| Ended::Shutdown),
         result = whole::keep(&shared, &config.bus) => ended(result),
+        confirmed = &mut confirming => match confirmed {
+            Ok(result) => result.map(|()| Ended::Shutdown),
+            Err(panic) => Ok(Ended::Lost(format!("the confirmer ended by itself: {panic}"))),
+        },
         () = bus.closed().cancelled() => Ok(Ended::Lost("the connection was given up".to_owned())),
     };
     if shutdown.is_cancelled() {
         health.drain();
     }
-    crew.drain(DRAIN_MAX, &shared.gate).await;
+    let deadline = Instant::now() + DRAIN_MAX;
+    // What comes from here on need not wait for the acknowledgements of what came before.
+    crew.let_go(deadline).await;
     fleet.leave().await;
+    crew.drain(deadline, &shared.gate).await;
     result
 }
 
