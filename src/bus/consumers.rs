@@ -1,6 +1,6 @@
 //! The durable consumers of `EVENTS`: one a partition, and two for what has no partition.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy};
@@ -45,6 +45,17 @@ impl Source {
     /// Every source there is.
     pub fn all() -> impl Iterator<Item = Source> {
         (0..PARTITIONS).map(Source::Partition).chain(Source::SHARED)
+    }
+
+    /// The source of an event, by the subject under which it is stored.
+    pub fn of(names: &Names, stored_subject: &str) -> Source {
+        match (names.partition_of(stored_subject), stored_subject) {
+            (Some(partition), _) => Source::Partition(partition),
+            (None, subject) if names.publishers_subject(subject).matches('.').count() == 1 => {
+                Source::Keyless
+            }
+            _ => Source::Escaped,
+        }
     }
 
     /// The name of its durable consumer.
@@ -198,12 +209,12 @@ pub async fn pending(bus: &Bus, source: Source) -> Result<Pending, BusError> {
 }
 
 /// How far the events of the stream were taken into mailboxes, over all consumers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routing {
     /// All events up to this sequence were acknowledged.
     pub floor: u64,
-    /// No event after this sequence was ever delivered.
-    pub delivered: u64,
+    /// The last sequence that each source's consumer has delivered.
+    delivered: BTreeMap<Source, u64>,
 }
 
 /// Asks how far the events were taken. A consumer that is not there counts for nothing: it will be
@@ -223,12 +234,12 @@ pub async fn routing(bus: &Bus) -> Result<Routing, BusError> {
     let Some(stream) = find_events(bus).await? else {
         return Ok(Routing::default());
     };
-    let sources: HashSet<String> = Source::all()
-        .map(|source| source.consumer(&bus.names))
+    let sources: HashMap<String, Source> = Source::all()
+        .map(|source| (source.consumer(&bus.names), source))
         .collect();
     let mut routing = Routing {
         floor: stream.last_sequence,
-        delivered: 0,
+        delivered: BTreeMap::new(),
     };
     let mut offset = 0;
     loop {
@@ -239,12 +250,10 @@ pub async fn routing(bus: &Bus) -> Result<Routing, BusError> {
             Response::Ok(list) => list,
             Response::Err { error } => return Err(BusError::from_api(&subject, &error)),
         };
-        for info in list
-            .consumers
-            .iter()
-            .filter(|info| sources.contains(&info.name))
-        {
-            routing.include(info);
+        for info in &list.consumers {
+            if let Some(source) = sources.get(&info.name) {
+                routing.include(*source, info);
+            }
         }
         offset += list.consumers.len();
         if list.consumers.is_empty() || offset >= list.total {
@@ -254,9 +263,19 @@ pub async fn routing(bus: &Bus) -> Result<Routing, BusError> {
 }
 
 impl Routing {
-    fn include(&mut self, info: &consumer::Info) {
+    /// No event after this sequence was ever delivered.
+    pub fn last_delivered(&self) -> u64 {
+        self.delivered.values().copied().max().unwrap_or(0)
+    }
+
+    /// Whether an event was delivered, at least once.
+    pub fn has_delivered(&self, source: Source, sequence: u64) -> bool {
+        (self.delivered.get(&source)).is_some_and(|delivered| sequence <= *delivered)
+    }
+
+    fn include(&mut self, source: Source, info: &consumer::Info) {
         let delivered = info.delivered.stream_sequence;
-        self.delivered = self.delivered.max(delivered);
+        self.delivered.insert(source, delivered);
         let floor = match (info.num_ack_pending, info.num_pending) {
             (0, 0) => return,
             (0, _) => delivered,
@@ -268,7 +287,23 @@ impl Routing {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn a_stored_subject_leads_to_its_source() {
+        for namespace in ["", "a"] {
+            let names = Names::new(namespace);
+            let of = |subject: &str| match namespace {
+                "" => Source::of(&names, subject),
+                _ => Source::of(&names, &format!("{namespace}.{subject}")),
+            };
+            assert_eq!(of("events.7.t.k"), Source::Partition(7));
+            assert_eq!(of("events.t"), Source::Keyless);
+            assert_eq!(of("events.t.*"), Source::Escaped);
+        }
+    }
 
     #[test]
     fn a_consumer_that_comes_back_without_its_filter_is_refused() {

@@ -131,6 +131,16 @@ impl Names {
         }
     }
 
+    /// The partition of an event, by the subject under which it is stored.
+    pub fn partition_of(&self, stored: &str) -> Option<u16> {
+        let subject = stored.strip_prefix(&self.dotted).unwrap_or(stored);
+        let tokens: Vec<&str> = subject.split('.').collect();
+        match tokens[..] {
+            [_events, partition, _type, _key] => partition.parse().ok(),
+            _ => None,
+        }
+    }
+
     /// Where a refused event goes; `publishers_subject` has no namespace.
     pub fn dead_letter(&self, publishers_subject: &str) -> String {
         format!("{}dead_letters.{publishers_subject}", self.dotted)

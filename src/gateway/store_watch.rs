@@ -50,7 +50,7 @@ async fn is_expected_filled(record: &Record, bus: &Bus) -> Result<bool, BusError
     }
     let events = find_events(bus).await?;
     let has_id = events.is_some_and(|events| events.store_id.is_some());
-    Ok(has_id && routing(bus).await?.delivered > 0)
+    Ok(has_id && routing(bus).await?.last_delivered() > 0)
 }
 
 /// Looks at the store's record, and tells the connections of what happened to it. Never ends.

@@ -13,7 +13,7 @@
 //!   was written, and an event is acknowledged after its appends. Redis keeps its writes in one
 //!   order, so a floor that survived proves that the appends of all events up to it survived.
 //! - No worker appends before the store is whole, so what can be missing was delivered to a worker
-//!   before: it lies between the floor and the last sequence that any consumer has delivered. All
+//!   before: it lies between the floor and the last sequence that its consumer has delivered. All
 //!   of that is brought once more, each entry where it is not there yet. After an emptying it is
 //!   all that still waits, from now less the time to live.
 //! - Every step of a rebuild can be repeated, and the record says how far it came. It is written

@@ -14,7 +14,8 @@ use super::Shared;
 use super::batch::stored_part;
 use super::whole::Hindrance;
 use crate::bus::{
-    Begin, Bus, BusConfig, BusError, Delivery, EventsStream, Follower, connect, judge, next_event,
+    Begin, Bus, BusConfig, BusError, Delivery, EventsStream, Follower, Routing, Source, connect,
+    judge, next_event,
 };
 use crate::mailbox::{Append, Entry, Link, Rebuild, RebuildKind};
 
@@ -32,9 +33,18 @@ const RETRY: Duration = Duration::from_millis(200);
 /// JetStream's clock may be so far from Redis's.
 const CLOCK_MARGIN_MS: u64 = 60_000;
 
+/// Where it is brought from.
+pub(super) struct Origin {
+    pub events: EventsStream,
+    /// What was never delivered was never appended, and comes by its consumer.
+    pub routing: Routing,
+    /// That the store has to carry.
+    pub id: Uuid,
+}
+
 struct Work<'a> {
     shared: &'a Shared,
-    events: EventsStream,
+    origin: &'a Origin,
     link: &'a Link,
     rebuild: Rebuild,
     /// The next sequence to read; 0: from the time on.
@@ -55,9 +65,8 @@ struct Work<'a> {
 pub(super) async fn rebuild(
     shared: &Shared,
     config: &BusConfig,
-    events: EventsStream,
+    origin: &Origin,
     link: &Link,
-    id: Uuid,
     rebuild: Rebuild,
 ) -> Result<(), Hindrance> {
     let progress = rebuild.progress;
@@ -79,7 +88,7 @@ pub(super) async fn rebuild(
     let started = Instant::now();
     let mut work = Work {
         shared,
-        events,
+        origin,
         link,
         next: progress.next,
         rebuild,
@@ -95,7 +104,7 @@ pub(super) async fn rebuild(
         link.cut_others_off().await?;
     }
     work.read_all(config).await?;
-    work.flush(Some(id)).await?;
+    work.flush(Some(origin.id)).await?;
     info!(
         events = work.read,
         restored = work.restored,
@@ -173,12 +182,16 @@ impl Work<'_> {
             return Ok(());
         }
         self.read += 1;
-        let creation_ms = self.events.creation_ms;
+        let creation_ms = self.origin.events.creation_ms;
         // In a store that was emptied, what expired is told with all else that is not there.
         let is_due = |entry: &Entry| {
             self.rebuild.progress.kind == RebuildKind::Back || entry.expires_ms() > self.now_ms
         };
-        let stored = stored_part(self.shared, creation_ms, &delivery);
+        let source = Source::of(&self.shared.bus.names, &delivery.message.subject);
+        let stored = match self.origin.routing.has_delivered(source, delivery.sequence) {
+            true => stored_part(self.shared, creation_ms, &delivery),
+            false => None,
+        };
         if let Some((users, lane, entry)) = stored.filter(|(_, _, entry)| is_due(entry)) {
             self.batch.extend(users.into_iter().map(|user| Append {
                 user,

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::Shared;
-use super::rebuild::rebuild;
+use super::rebuild::{Origin, rebuild};
 use crate::bus::{BusConfig, BusError, EventsStream, assert_streams, routing, write_store_id};
 use crate::mailbox::{Claim, Claimed, Demand, MailboxError, Record};
 
@@ -105,7 +105,7 @@ async fn make_whole(shared: &Shared, config: &BusConfig) -> Result<(), Hindrance
     let claim = Claim {
         id,
         worker: &shared.id,
-        delivered: routing(&shared.bus).await?.delivered,
+        delivered: routing(&shared.bus).await?.last_delivered(),
         is_first_id: events.store_id.is_none(),
     };
     match link.claim(&claim).await? {
@@ -116,7 +116,18 @@ async fn make_whole(shared: &Shared, config: &BusConfig) -> Result<(), Hindrance
              device is told"
         ),
         Claimed::Busy(_) => return Ok(()),
-        Claimed::Yours(work) => rebuild(shared, config, events, &link, id, work).await?,
+        Claimed::Yours(mut work) => {
+            // Since the claim nobody appends what was delivered later than this.
+            let routing = routing(&shared.bus).await?;
+            let last = &mut work.progress.last;
+            *last = routing.last_delivered().max(*last);
+            let origin = Origin {
+                events,
+                routing,
+                id,
+            };
+            rebuild(shared, config, &origin, &link, work).await?;
+        }
     }
     if events.store_id.is_none() {
         // After the store, so that a store without it is never taken for an emptied one.

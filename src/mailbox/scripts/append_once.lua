@@ -2,7 +2,7 @@
 -- KEYS: hash, normal list, high list (see prelude.lua).
 -- ARGV: 1 epoch, 2 lane (1 normal, 2 high), 3 entry, 4 time to live of the mailbox in
 --   milliseconds, 5 time to live of the hash in milliseconds, 6 cap, 7 how many of the newest
---   entries are searched.
+--   entries are searched; all of them where a rebuild may have brought the entry.
 -- Returns {'ok', place, life or '', connections or '', 1 where it was there already, evicted}, or
 --   {'epoch', current}, {'damaged'}.
 -- Atomic, so that no other append falls between the search and the push. An event gives the same
@@ -18,7 +18,8 @@ local number, entry = tonumber(ARGV[2]), ARGV[3]
 local ttl, hash_ttl, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = clock()
 local expiry = 'expiry:' .. LANES[number]
-local fields = read_some({ 'life', 'connections', 'trimmed', expiry }, LANES[number])
+local restored = 'restored:' .. LANES[number]
+local fields = read_some({ 'life', 'connections', 'trimmed', expiry, restored }, LANES[number])
 local lane = read_lane(number, fields)
 if lane.damaged then
   return { 'damaged' }
@@ -29,9 +30,9 @@ local function find()
   if stop then
     return tonumber(string.match(fields.trimmed, '^%d+', stop + 1))
   end
-  local index = redis.call(
-    'LPOS', lane.list, entry, 'RANK', -1, 'MAXLEN', ARGV[7]
-  )
+  local newest = string.match(fields[restored] or '', '^%S+ (%x+) ')
+  local searched = newest and key_of(entry) <= newest and 0 or ARGV[7]
+  local index = redis.call('LPOS', lane.list, entry, 'RANK', -1, 'MAXLEN', searched)
   return index and lane.head + index
 end
 
