@@ -46,6 +46,9 @@ impl BusError {
                 "NATS: another stream takes the subjects asked for: remove it, or use another \
                  CATCHUP_NAMESPACE ({text})"
             )),
+            // Another process made it at the same moment, or is about to have made it: the next look
+            // at it says whether it is as it should be.
+            ErrorCode::STREAM_NAME_EXIST => BusError::Unreachable(text),
             // What is asked for cannot be had: asking again would not help.
             _ if error.code() == 400 => BusError::Unsuitable(format!("NATS refuses {text}")),
             _ => BusError::Unreachable(text),

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy};
 use async_nats::jetstream::response::Response;
+use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
+use tracing::debug;
 
 use super::{Bus, BusError, Delivery, Pull, Pulled};
 
@@ -20,6 +22,8 @@ const INACTIVE_MAX: Duration = Duration::from_secs(30);
 /// again meanwhile.
 pub struct Follower {
     pull: Pull,
+    /// `<stream>.<consumer>`.
+    consumer: String,
     /// Deliveries so far: one that is lost on the way is noticed by the next.
     delivered: u64,
     /// The sequence that the first message has at least.
@@ -86,6 +90,7 @@ impl Follower {
         };
         Ok(Follower {
             pull: Pull::of(bus, stream, &name).await?,
+            consumer: format!("{stream}.{name}"),
             delivered: 0,
             first: info.delivered.stream_sequence + 1,
             pending: info.num_pending,
@@ -113,6 +118,24 @@ impl Follower {
         }
         self.pending = delivery.pending;
         Ok(Some(delivery))
+    }
+}
+
+impl Follower {
+    /// Removes the consumer at once. Where that fails, the server does it later.
+    pub async fn end(self, bus: &Bus) {
+        #[derive(Deserialize)]
+        struct Deleted {}
+        let subject = format!("CONSUMER.DELETE.{}", self.consumer);
+        let deleted = bus.jetstream.request(subject.clone(), &json!({})).await;
+        let deleted = match deleted {
+            Ok(Response::Ok(Deleted {})) => Ok(()),
+            Ok(Response::Err { error }) => Err(BusError::from_api(&subject, &error)),
+            Err(error) => Err(BusError::from(error)),
+        };
+        if let Err(error) = deleted {
+            debug!(%error, "a consumer stays for a while");
+        }
     }
 }
 

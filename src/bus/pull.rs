@@ -173,6 +173,8 @@ impl Pull {
             Some(StatusCode::NO_RESPONDERS) => Some(Pulled::Gone(
                 "no JetStream server answers for the consumer".to_owned(),
             )),
+            // It follows the last message of a request, and may come when the next one is open.
+            Some(_) if description == "Batch Completed" => None,
             Some(_) if description == "Consumer Deleted" => {
                 Some(Pulled::Gone("the consumer was deleted".to_owned()))
             }

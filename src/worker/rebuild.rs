@@ -153,6 +153,13 @@ impl Work<'_> {
         };
         let mut follower = Follower::of_events(bus, begin).await?;
         self.next = self.next.max(follower.first);
+        let read = self.read_with(&mut follower, bus).await;
+        // Over the connection that nothing in the stream can break.
+        follower.end(&self.shared.bus).await;
+        read
+    }
+
+    async fn read_with(&mut self, follower: &mut Follower, bus: &Bus) -> Result<(), Hindrance> {
         let mut said = Instant::now();
         while follower.pending > 0 && self.next <= self.rebuild.progress.last {
             let lost = || BusError::Unreachable("the connection was given up".to_owned());
