@@ -219,6 +219,42 @@ fn what_acknowledges_itself_does_so_at_leisure() {
     assert_eq!(bench.everyone_read(everyone_after(5, 6)), expected);
 }
 
+/// What was told as missed is stored soon, or it is told again.
+#[test]
+fn a_missed_that_acknowledges_itself_is_stored_soon() {
+    let mut bench = Bench::automatic();
+    let read = with_everyone(everyone_after(5, 5), nothing([0, 0]));
+    bench.registered(registration_at([0, 0], 5, read));
+    let mut read = everyone_after(5, 12);
+    read.messages.retain(|message| message.sequence > 10);
+    (read.evicted, read.expired) = (gone(3, 8), gone(2, 10));
+    let expected = [
+        "missed 3 Evicted to 0,0,7/8",
+        "acknowledge 0,0,7/8, 0 more",
+        "missed 2 Expired to 0,0,7/10",
+        "acknowledge 0,0,7/10, 0 more",
+        "messages e11 e12 to 0,0,7/12",
+        "acknowledge 0,0,7/12, 2 more, at leisure",
+    ];
+    assert_eq!(bench.everyone_read(read), expected);
+    let at = |sequence| Everyone {
+        creation: 8,
+        sequence,
+    };
+    let read = EveryoneRead {
+        store_lost: true,
+        start: at(2),
+        end: at(2),
+        newest: at(2),
+        ..EveryoneRead::default()
+    };
+    let expected = [
+        "missed ? StoreLost to 0,0,8/2",
+        "acknowledge 0,0,8/2, 0 more",
+    ];
+    assert_eq!(bench.everyone_read(read), expected);
+}
+
 #[test]
 fn an_acknowledgement_beyond_the_place_was_never_sent() {
     let mut bench = Bench::live_at_5(256);
