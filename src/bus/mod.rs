@@ -38,6 +38,6 @@ pub use forward::{
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};
-pub use stored::{next_broadcast, next_stored, remove_stored};
+pub use stored::{broadcast_time_ms, next_broadcast, next_stored, remove_stored};
 pub use streams::{EventsStream, assert_streams};
 pub use unreadable::{StoredMessage, Unreadable, judge};

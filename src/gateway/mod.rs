@@ -16,6 +16,7 @@ mod drain;
 mod forwarding;
 mod limits;
 mod listener;
+mod mark;
 mod membership;
 mod node;
 mod operations;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::broadcasts;
+use super::broadcasts::{self, Origin};
 use super::node::Node;
 use super::ring::ReadLimits;
 use crate::event::UserId;
@@ -48,7 +48,7 @@ pub async fn register_first(
     let _turn = node.replay_turn().await;
     if let Some(position) = &mut cursor {
         let everyone = &mut position.places.everyone;
-        *everyone = broadcasts::known_place(node, *everyone).await?;
+        *everyone = broadcasts::known_place(node, *everyone, Origin::Client).await?;
     }
     let link = node.store.connect().await?;
     let request = Register {
@@ -57,7 +57,7 @@ pub async fn register_first(
     };
     let mut registered = link.register(&peer.user, &request).await?;
     let stored = registered.start;
-    let known = broadcasts::known_place(node, stored.places.everyone).await?;
+    let known = broadcasts::known_place(node, stored.places.everyone, Origin::Store).await?;
     if known != stored.places.everyone {
         link.lose_everyone(&peer.user, &peer.device, &stored)
             .await?;

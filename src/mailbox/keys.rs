@@ -35,6 +35,11 @@ impl Keys {
         format!("{}online_users:{node}", self.prefix)
     }
 
+    /// The newest message that any gateway read from `BROADCASTS`.
+    pub fn newest_broadcast(&self) -> String {
+        format!("{}newest_broadcast", self.prefix)
+    }
+
     /// A gateway's lease.
     pub fn node(&self, node: &str) -> String {
         format!("{}node:{node}", self.prefix)

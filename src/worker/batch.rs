@@ -74,6 +74,7 @@ pub(super) fn judge(shared: &Shared, creation_ms: u64, delivery: &Delivery) -> J
                 publishers_subject,
                 reason,
                 sequence: delivery.sequence,
+                time_ms: delivery.time_ms,
                 body: delivery.message.payload.clone(),
             })
         }

@@ -7,7 +7,8 @@
 -- Atomic, so that no other append falls between the search and the push. An event gives the same
 -- entry each time, so it is looked for as a whole, which the server does forty times faster than a
 -- script could compare keys; among the newest 256, since a redelivered event lies among those that
--- were appended around it. What left a list is known by its key.
+-- were appended around it. What left a list is known by its key
+-- and time.
 
 local epoch = store_epoch()
 if epoch ~= ARGV[1] then
@@ -25,9 +26,9 @@ if lane.damaged then
 end
 
 local function find()
-  local _, stop = string.find(fields.trimmed or '', key_of(entry) .. '=', 1, true)
-  if stop then
-    return tonumber(string.match(fields.trimmed, '^%d+', stop + 1))
+  local place = trimmed_place(fields, entry)
+  if place then
+    return place
   end
   local index = redis.call(
     'LPOS', lane.list, entry, 'RANK', -1, 'MAXLEN', SEARCHED_ENTRIES_MAX

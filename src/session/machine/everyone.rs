@@ -19,6 +19,7 @@ impl Session {
         if self.phase != Phase::Live {
             return Vec::new();
         }
+        self.everyone_newest = read.newest;
         let mut effects = self.tell_everyone_gone(&read, now_ms);
         let merge = Merge::new(Vec::new(), read.messages, Ends::BOTH);
         effects.extend(self.send_merged(merge, read.end));

@@ -9,6 +9,7 @@
 //! | `everyone` | all of these while events for everyone are published |
 //! | `store` | Redis killed, paused, restarted |
 //! | `bus` | NATS killed, paused, restarted |
+//! | `went_back` | streams of NATS that lost their last messages |
 //! | `ready` | starts without servers, readiness, SIGTERM |
 //! | `order` | sequential events and several workers |
 //! | `race` | users that connect and drop without end |
@@ -30,6 +31,7 @@ mod ready;
 mod refusal;
 mod sentinel;
 mod store;
+mod went_back;
 mod worker;
 
 use std::sync::Arc;
