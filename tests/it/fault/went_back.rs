@@ -119,7 +119,11 @@ async fn come_back(system: &System, gateway: usize, cursor: Option<&str>) -> (So
     if let Some(cursor) = cursor {
         request = request.cursor(cursor);
     }
-    let mut ann = request.connect().await;
+    // It may refuse for a moment, while it goes over to another time line.
+    let mut ann = eventually("the gateway serves", async || {
+        request.attempt().await.ok()?.ok()
+    })
+    .await;
     let frames = ann.frames_until("live").await;
     (ann, frames)
 }
