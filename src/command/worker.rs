@@ -24,6 +24,7 @@ pub fn run(arguments: &WorkerArguments) -> anyhow::Result<()> {
         let config = WorkerConfig {
             bus: bus_config("worker", &resolved),
             store: store_config(&resolved),
+            durability: resolved.durability,
             node: resolved.node.clone(),
         };
         let (metrics, health, shutdown) = process.shared();

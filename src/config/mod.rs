@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::telemetry::logging::{self, LogFormat};
 use crate::tls::TlsFiles;
+use crate::worker::Durability;
 
 pub use auth::AuthSettings;
 pub use secret::{Secret, redact_url};
@@ -99,6 +100,8 @@ pub struct Resolved {
     pub max_connections_per_address: u32,
     /// New sockets a second.
     pub connects_per_second: u32,
+    /// What has to be sure of a stored event before it is acknowledged.
+    pub durability: Durability,
     /// A filter that [`logging::parse_filter`] takes.
     pub log: String,
     pub log_format: LogFormat,
@@ -135,6 +138,7 @@ pub fn resolve(
         max_connections_per_address: values
             .read(Setting::MaxConnectionsPerAddress, value::connections)?,
         connects_per_second: values.read(Setting::ConnectsPerSecond, value::connects)?,
+        durability: values.read(Setting::Durability, value::durability)?,
         log: values.read(Setting::Log, |text| {
             logging::parse_filter(text).map(|_filter| text.to_owned())
         })?,

@@ -113,6 +113,11 @@ settings! {
     /// New sockets a second that a gateway lets in; more wait for up to a second, and beyond that
     /// are asked to come back later (503, Retry-After) [CATCHUP_CONNECTS_PER_SECOND; default: 500]
     ConnectsPerSecond, connects_per_second, "connects_per_second", "500", "COUNT";
+    /// When a worker acknowledges an event to JetStream: delayed (2.5 s after it was stored, over an
+    /// unbroken connection), fsync (when it is on Redis's disk; Redis 7.2 or Valkey), replica (when a
+    /// replica has it), none (at once: a power cut may lose the last two seconds)
+    /// [CATCHUP_DURABILITY; default: delayed]
+    Durability, durability, "durability", "delayed", "KIND";
     /// Log filter: a level, or MODULE=LEVEL, comma-separated [CATCHUP_LOG; default: info]
     Log, log, "log", "info", "FILTER";
     /// Log format: text or json [CATCHUP_LOG_FORMAT; default: text]

@@ -78,6 +78,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(resolved.max_connections, 50_000);
     assert_eq!(resolved.max_connections_per_address, 25_000);
     assert_eq!(resolved.connects_per_second, 500);
+    assert_eq!(resolved.durability, Durability::Delayed);
     assert_eq!(
         (resolved.log.as_str(), resolved.log_format),
         ("info", LogFormat::Text)
@@ -323,6 +324,11 @@ fn numbers_and_words_are_checked() {
         "CATCHUP_LOG",
         &["debug", "warn,catchup=trace"],
         &["verbose", "catchup=loud"],
+    );
+    checks(
+        "CATCHUP_DURABILITY",
+        &["delayed", "fsync", "replica", "none"],
+        &["Delayed", "aof", "fsync,replica", "0", "off"],
     );
     checks("CATCHUP_LOG_FORMAT", &["text", "json"], &["JSON", "pretty"]);
 }

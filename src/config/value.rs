@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Role;
 use crate::mailbox;
 use crate::telemetry::logging::LogFormat;
+use crate::worker::Durability;
 
 /// The shortest time that messages may wait.
 pub const MESSAGE_TTL_MIN: Duration = Duration::from_secs(1);
@@ -249,6 +250,15 @@ fn origin(text: &str) -> Result<String, String> {
         .strip_suffix(usual_port)
         .unwrap_or(&origin)
         .to_owned())
+}
+
+pub(super) fn durability(text: &str) -> Result<Durability, String> {
+    let all = Durability::ALL.iter().copied();
+    let named = all.clone().find(|durability| durability.name() == text);
+    named.ok_or_else(|| {
+        let names: Vec<&str> = all.map(Durability::name).collect();
+        format!("{text:?} is none of {}", names.join(", "))
+    })
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

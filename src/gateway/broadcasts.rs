@@ -109,12 +109,9 @@ async fn follow_once(
                 node.health.set(COMPONENT, Ok(()));
             }
             tokio::select! {
-                delivery = follower.next() => match delivery? {
-                    Some(delivery) => {
-                        let payload = &delivery.message.payload;
-                        take(node, delivery.sequence, delivery.time_ms, payload);
-                    }
-                    None => {}
+                delivery = follower.next() => if let Some(delivery) = delivery? {
+                    let payload = &delivery.message.payload;
+                    take(node, delivery.sequence, delivery.time_ms, payload);
                 },
                 () = node.ring_doubted.notified() => check(node, bus).await?,
                 // Also while messages come: a stream may have grown again beyond what it lost.

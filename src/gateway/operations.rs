@@ -45,17 +45,19 @@ pub async fn register_first(
     peer: &Peer,
     mut cursor: Option<Position>,
 ) -> Result<Registered, MailboxError> {
-    let _turn = node.replay_turn().await;
     if let Some(position) = &mut cursor {
         let everyone = &mut position.places.everyone;
         *everyone = broadcasts::known_place(node, *everyone, Origin::Client).await?;
     }
+    // A turn is for Redis: who waits for NATS keeps none.
+    let turn = node.replay_turn().await;
     let link = node.store.connect().await?;
     let request = Register {
         cursor,
         ..register_request(node, peer)
     };
     let mut registered = link.register(&peer.user, &request).await?;
+    drop(turn);
     let stored = registered.start;
     let known = broadcasts::known_place(node, stored.places.everyone, Origin::Store).await?;
     if known != stored.places.everyone {

@@ -12,14 +12,23 @@ use super::reply::{Reply, parse_connections, text_of};
 use super::{Entry, MailboxError, scripts};
 use crate::event::UserId;
 use crate::protocol::{Lane, Life};
-use crate::telemetry::{MailboxOperation, MessageOutcome};
+use crate::telemetry::{MailboxOperation, MessageOutcome, Redelivered};
 
 /// Most entries in one `MULTI`; a larger one would keep the server from everybody else.
 const BATCH_ENTRIES_MAX: usize = 256;
 /// Most bytes of entries in one `MULTI`, unless one entry alone is larger.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Most scripts under way at once.
-const SCRIPTS_MAX: usize = 256;
+/// Most scripts under way at once. The server takes them one by one, and the last reply must come in
+/// time however long each of them searches.
+const SCRIPTS_MAX: usize = 64;
+/// Among so many newest entries of a mailbox a repeated one is looked for. Most caps are lower, so
+/// that it is the whole list: how much was stored since the first attempt, nobody knows. One that is
+/// there is usually near the end; one that is not costs the server the whole search: 21 µs for 1,000
+/// entries of 300 bytes that lie in its cache, 0.1 ms for those that do not, 0.8 ms for 10,000, and
+/// for 100,000 at least 9 ms (Valkey 9.1).
+const SEARCHED_REPEAT: usize = 16_384;
+/// The same where an entry is new to this worker, on a young link.
+const SEARCHED_FIRST: usize = 256;
 
 /// One message for one user.
 #[derive(Debug, Clone)]
@@ -260,9 +269,25 @@ impl Link {
         }
     }
 
-    /// Stores messages that may be there already: redelivered events, unknown outcomes, and all
-    /// events on a young link. Repeatable; order within a user is kept, results in the order given.
+    /// Stores messages that may be there already: redelivered events, unknown outcomes. Repeatable;
+    /// order within a user is kept, results in the order given.
     pub async fn append_once(&self, batch: &[Append]) -> Vec<Outcome> {
+        let outcomes = self.append_searching(batch, SEARCHED_REPEAT).await;
+        let stored = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok());
+        let (found, new): (Vec<_>, Vec<_>) = stored.partition(|appended| appended.repeated);
+        let metrics = self.metrics();
+        metrics.redelivered(Redelivered::Found, found.len() as u64);
+        metrics.redelivered(Redelivered::Stored, new.len() as u64);
+        outcomes
+    }
+
+    /// The same for events that were never tried, on a young link: what was under way on the
+    /// connection before it is the newest there is.
+    pub async fn append_first(&self, batch: &[Append]) -> Vec<Outcome> {
+        self.append_searching(batch, SEARCHED_FIRST).await
+    }
+
+    async fn append_searching(&self, batch: &[Append], searched: usize) -> Vec<Outcome> {
         let mut by_user: HashMap<&UserId, Vec<usize>> = HashMap::new();
         for (index, append) in batch.iter().enumerate() {
             by_user.entry(&append.user).or_default().push(index);
@@ -272,7 +297,7 @@ impl Link {
             .map(async |indexes| {
                 let mut done = Vec::with_capacity(indexes.len());
                 for index in indexes {
-                    let outcome = self.append_one(&batch[index]).await;
+                    let outcome = self.append_one(&batch[index], searched).await;
                     let failed = outcome.is_err();
                     done.push((index, outcome));
                     if failed {
@@ -290,7 +315,7 @@ impl Link {
         outcomes
     }
 
-    async fn append_one(&self, append: &Append) -> Outcome {
+    async fn append_one(&self, append: &Append, searched: usize) -> Outcome {
         let limits = self.limits();
         let mut script = self.script(&scripts::APPEND_ONCE, &append.user);
         script
@@ -299,7 +324,8 @@ impl Link {
             .arg(append.entry.as_str())
             .arg(limits.ttl_ms)
             .arg(limits.hash_ttl_ms())
-            .arg(limits.cap);
+            .arg(limits.cap)
+            .arg(searched);
         let mut reply: Reply = self
             .call(MailboxOperation::AppendOnce, &append.user, &script)
             .await?;

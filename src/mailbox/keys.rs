@@ -40,6 +40,11 @@ impl Keys {
         format!("{}newest_broadcast", self.prefix)
     }
 
+    /// What a worker writes to learn how far the server's disk or replicas are.
+    pub fn mark(&self, worker: &str) -> String {
+        format!("{}mark:{worker}", self.prefix)
+    }
+
     /// A gateway's lease.
     pub fn node(&self, node: &str) -> String {
         format!("{}node:{node}", self.prefix)

@@ -81,9 +81,14 @@ impl Link {
         self.inner.epoch
     }
 
-    /// True in the first minute: appends must use [`Link::append_once`].
+    /// True in the first minute: appends must use [`Link::append_first`] or [`Link::append_once`].
     pub fn is_young(&self) -> bool {
         self.inner.made.elapsed() < Duration::from_secs(YOUNG_SECONDS)
+    }
+
+    /// True where both are clones of one link, and so one TCP connection.
+    pub fn is_same(&self, other: &Link) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// True once a call failed in a way that makes this link useless. The store makes another.

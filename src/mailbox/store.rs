@@ -170,6 +170,12 @@ impl Store {
         }
     }
 
+    /// A connection of its own that no other caller shares, for commands that block. Not spaced:
+    /// the caller waits between attempts.
+    pub async fn connect_apart(&self) -> Result<Link, MailboxError> {
+        self.attempt().await
+    }
+
     async fn attempt(&self) -> Result<Link, MailboxError> {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(Duration::from_secs(REPLY_SECONDS_MAX)))

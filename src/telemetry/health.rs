@@ -52,6 +52,11 @@ impl Health {
         components.insert(component, state);
     }
 
+    /// Whether a component was last said to be well.
+    pub fn is_well(&self, component: &'static str) -> bool {
+        matches!(self.components().get(component), Some(Ok(())))
+    }
+
     /// The process ends: it is not ready from here on.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);

@@ -85,6 +85,8 @@ labels! {
         DropNode => "drop_node",
         /// Reads where users are connected.
         Presence => "presence",
+        /// Makes sure that what was appended is there to stay.
+        Confirm => "confirm",
     }
 }
 
@@ -116,6 +118,28 @@ labels! {
         Fetched => "fetched",
         /// The last good set stays.
         Failed => "failed",
+    }
+}
+
+labels! {
+    /// How a worker acknowledged an event to JetStream (`catchup_acknowledgements_total`).
+    Acknowledgement {
+        /// As soon as it was done: nothing of it is in Redis, or nothing is waited for.
+        AtOnce => "at_once",
+        /// When what was appended was there to stay.
+        Confirmed => "confirmed",
+        /// Not acknowledged, but appended once more: the connection broke meanwhile.
+        Repeated => "repeated",
+    }
+}
+
+labels! {
+    /// What was found of a message that may have been stored before (`catchup_redelivered_total`).
+    Redelivered {
+        /// Waiting, or just trimmed: it is not stored again.
+        Found => "found",
+        /// Nothing: it was never stored, or so long ago that a device gets it twice.
+        Stored => "stored",
     }
 }
 
@@ -154,6 +178,8 @@ labels! {
         MailboxQueue => "mailbox_queue",
         /// Users whose comparison with the mailbox waits for its turn.
         ReconcileQueue => "reconcile_queue",
+        /// Events, or their bytes, whose acknowledgement a worker holds.
+        HeldAcknowledgements => "held_acknowledgements",
         /// No progress on a socket for 30 s.
         NoProgress => "no_progress",
     }

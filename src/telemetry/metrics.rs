@@ -14,7 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::label::{
-    EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason,
+    Acknowledgement, EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path,
+    ReconcileReason, Redelivered,
 };
 
 /// Event types that keep their own label; later ones are counted as `other` (contract §7), because
@@ -45,6 +46,9 @@ const MAILBOX_BUCKETS_SECONDS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
 
+/// From an acknowledgement right after the append to one that an outage holds up.
+const HELD_BUCKETS_SECONDS: [f64; 10] = [0.05, 0.25, 0.5, 1.0, 2.0, 2.5, 3.0, 5.0, 15.0, 60.0];
+
 type EventFamily = Family<[(&'static str, String); 2], Counter>;
 type OneLabel = [(&'static str, &'static str); 1];
 /// The counters of one event type, by [`EventOutcome`].
@@ -66,6 +70,15 @@ pub struct Metrics {
     reconciles: Vec<Counter>,
     limits: Vec<Counter>,
     key_fetches: Vec<Counter>,
+    acknowledgements: Acknowledgements,
+}
+
+/// What a worker tells JetStream, and when.
+struct Acknowledgements {
+    outcomes: Vec<Counter>,
+    redelivered: Vec<Counter>,
+    held: Gauge,
+    held_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -118,6 +131,7 @@ impl Metrics {
                 "outcome",
                 KeyFetch::LABELS,
             ),
+            acknowledgements: Acknowledgements::new(&mut registry),
             delivery: histograms(
                 &mut registry,
                 "delivery_seconds",
@@ -217,6 +231,24 @@ impl Metrics {
         self.key_fetches[outcome as usize].inc();
     }
 
+    pub fn acknowledgement(&self, outcome: Acknowledgement, count: u64) {
+        self.acknowledgements.outcomes[outcome as usize].inc_by(count);
+    }
+
+    pub fn redelivered(&self, outcome: Redelivered, count: u64) {
+        self.acknowledgements.redelivered[outcome as usize].inc_by(count);
+    }
+
+    /// So many acknowledgements more are held; fewer where it is negative.
+    pub fn acknowledgements_held(&self, change: i64) {
+        self.acknowledgements.held.inc_by(change);
+    }
+
+    /// From an event's append to its acknowledgement.
+    pub fn acknowledgement_held(&self, seconds: f64) {
+        self.acknowledgements.held_seconds.observe(seconds.max(0.0));
+    }
+
     /// The exposition in Prometheus's text format, version 0.0.4.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -224,6 +256,35 @@ impl Metrics {
         // numbers; what was written until then is still worth showing.
         let _ = encode(&mut text, &self.registry);
         to_prometheus_text(&text)
+    }
+}
+
+impl Acknowledgements {
+    fn new(registry: &mut Registry) -> Acknowledgements {
+        let held = Gauge::default();
+        let help = "Events that are done and whose acknowledgement is held";
+        registry.register("acknowledgements_held", help, held.clone());
+        let held_seconds = Histogram::new(HELD_BUCKETS_SECONDS);
+        let help = "From an event's append to its acknowledgement";
+        registry.register("acknowledgement_held_seconds", help, held_seconds.clone());
+        Acknowledgements {
+            outcomes: counters(
+                registry,
+                "acknowledgements",
+                "Acknowledgements of events to JetStream",
+                "outcome",
+                Acknowledgement::LABELS,
+            ),
+            redelivered: counters(
+                registry,
+                "redelivered",
+                "Messages that may have been stored before, by what was found",
+                "outcome",
+                Redelivered::LABELS,
+            ),
+            held,
+            held_seconds,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod metrics;
 
 pub use health::{Health, NotReady};
 pub use label::{
-    EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path, ReconcileReason,
+    Acknowledgement, EventOutcome, KeyFetch, Limit, MailboxOperation, MessageOutcome, Path,
+    ReconcileReason, Redelivered,
 };
 pub use metrics::{EVENT_TYPES_MAX, Metrics};

@@ -7,15 +7,16 @@ use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
-use super::append::append_all;
+use super::append::{Overtaken, append_all};
 use super::copy::{Copy, copy_all};
 use super::dead_letter::DeadLetter;
+use super::hold::{Item, Stamp};
 use super::outbox::Outbox;
 use super::{Shared, WorkerError};
 use crate::bus::{Announcement, Broadcast, Delivery, GatewayMessage, Payload, Spot};
 use crate::event::{Address, Audience, Event, Priority, Refusal, UserId, is_message_id};
 use crate::mailbox::{Append, Appended, Connection, Entry, EventKey, Link};
-use crate::protocol::{Lane, Message};
+use crate::protocol::{Epoch, Lane, Message};
 use crate::telemetry::EventOutcome;
 
 /// An ephemeral event that is older than this is dropped (contract §3).
@@ -39,8 +40,16 @@ pub(super) struct Routed {
     payload: Payload,
     keeping: Keeping,
     is_repeat: bool,
-    /// Where to acknowledge it.
-    reply: Option<Subject>,
+    /// False where it was counted before.
+    is_first: bool,
+}
+
+/// How a batch ended.
+pub(super) enum Processed {
+    /// All of it is where it belongs. What is in mailboxes was appended as the stamp says.
+    Done(Option<Stamp>),
+    /// Nothing was appended: see [`Overtaken`].
+    Overtaken,
 }
 
 enum Keeping {
@@ -59,13 +68,22 @@ impl Routed {
     pub fn target_count(&self) -> usize {
         self.targets.len()
     }
+
+    /// True where a lost store would lose it, so that its acknowledgement is held.
+    pub fn is_in_mailboxes(&self) -> bool {
+        matches!(self.keeping, Keeping::Stored { .. }) && !self.targets.is_empty()
+    }
 }
 
 /// Validates a delivery and builds its message.
-pub(super) fn judge(shared: &Shared, creation_ms: u64, delivery: &Delivery) -> Judged {
+pub(super) fn judge(shared: &Shared, item: &Item) -> Judged {
+    let delivery = &item.delivery;
     let publishers_subject = (shared.bus.names).publishers_subject(&delivery.message.subject);
-    match route(shared, creation_ms, delivery, &publishers_subject) {
-        Ok(routed) => Judged::Route(Box::new(routed)),
+    match route(shared, item.creation_ms, delivery, &publishers_subject) {
+        Ok(routed) => Judged::Route(Box::new(Routed {
+            is_first: item.is_first,
+            ..routed
+        })),
         Err(refusal) => {
             count_refused(shared, &publishers_subject);
             let reason = refusal.to_string();
@@ -152,7 +170,7 @@ fn route(
         payload,
         keeping,
         is_repeat: delivery.is_repeat,
-        reply: delivery.message.reply.clone(),
+        is_first: true,
     })
 }
 
@@ -167,22 +185,18 @@ fn message_id(id: Option<String>, delivery: &Delivery) -> String {
         .unwrap_or_else(|| format!("{}-{}", delivery.time_ms, delivery.sequence))
 }
 
-/// Brings a batch into the mailboxes and on to the gateways, and acknowledges it.
+/// Brings a batch into the mailboxes and on to the gateways. `expected` is the time line of what was
+/// appended before and is not yet there to stay.
 ///
 /// # Errors
 ///
 /// Where the store cannot be used at all.
-pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), WorkerError> {
-    let mut appends = Vec::new();
-    for event in batch {
-        if let Keeping::Stored { lane, entry } = &event.keeping {
-            appends.extend(event.targets.iter().map(|user| Append {
-                user: user.clone(),
-                lane: *lane,
-                entry: entry.clone(),
-            }));
-        }
-    }
+pub(super) async fn process(
+    shared: &Shared,
+    batch: &[Routed],
+    expected: Option<Epoch>,
+) -> Result<Processed, WorkerError> {
+    let appends = appends_of(batch);
     let copies = batch.iter().filter_map(|event| match &event.keeping {
         Keeping::Everyone(copy) => Some(copy),
         _ => None,
@@ -192,11 +206,17 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
     let mut outbox = Outbox::new(shared.bus.client.max_payload());
     // One outbox has one link and epoch; nobody looks at the epoch of an ephemeral message.
     let mut link = None;
+    let mut stamp = None;
     let mut appended = Vec::new();
     if !appends.is_empty() {
-        let stored = append_all(shared, &appends, is_repeat).await?;
-        link = Some(stored.link);
-        appended = stored.appended;
+        match append_all(shared, &appends, is_repeat, expected).await? {
+            Ok(stored) => {
+                link = Some(stored.stamp.link.clone());
+                stamp = Some(stored.stamp);
+                appended = stored.appended;
+            }
+            Err(Overtaken) => return Ok(Processed::Overtaken),
+        }
     }
     let mut appended = appended.iter();
     for event in batch {
@@ -224,15 +244,29 @@ pub(super) async fn process(shared: &Shared, batch: &[Routed]) -> Result<(), Wor
     if let Some(link) = link {
         shared.links.send(outbox, &link).await;
     }
-    for event in batch {
-        answer(shared, event.reply.clone(), b"+ACK").await;
+    for event in batch.iter().filter(|event| event.is_first) {
         let outcome = match &event.keeping {
             Keeping::Stored { .. } | Keeping::Ephemeral => EventOutcome::Routed,
             Keeping::Everyone(_) | Keeping::Announced(_) => EventOutcome::Broadcast,
         };
         shared.metrics.event(&event.event_type, outcome);
     }
-    Ok(())
+    Ok(Processed::Done(stamp))
+}
+
+/// What a batch puts into mailboxes, event by event.
+fn appends_of(batch: &[Routed]) -> Vec<Append> {
+    let mut appends = Vec::new();
+    for event in batch {
+        if let Keeping::Stored { lane, entry } = &event.keeping {
+            appends.extend(event.targets.iter().map(|user| Append {
+                user: user.clone(),
+                lane: *lane,
+                entry: entry.clone(),
+            }));
+        }
+    }
+    appends
 }
 
 fn spot(lane: Lane, appended: &Appended) -> Spot {

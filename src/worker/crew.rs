@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::gate::StoreGate;
-use super::puller::{Assignment, Finished, pull};
+use super::hold::Awaiting;
+use super::puller::{Assignment, Finished, pull, see_out};
 use super::{PARTITIONS, Shared, WorkerError, ended};
 use crate::bus::{
     Bus, BusConfig, BusError, EventsStream, Source, assert_consumers, assert_streams,
@@ -22,6 +24,8 @@ use crate::bus::{
 const RESTART: Duration = Duration::from_millis(200);
 /// Wait between attempts to make or compare streams and consumers.
 const ASSERT_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait for the last acknowledgements to be written to the socket.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Why pulling ended.
 #[derive(Debug)]
@@ -46,6 +50,10 @@ pub(super) struct Crew {
     stops: BTreeMap<Source, CancellationToken>,
     /// What was pulled when the connection broke, and is still to be pulled.
     interrupted: BTreeSet<Source>,
+    /// What these had done and not yet acknowledged.
+    kept: BTreeMap<Source, Awaiting>,
+    /// The same of sources that are not pulled here any more, each seen to until it is empty.
+    remainders: JoinSet<Result<(), WorkerError>>,
 }
 
 impl Crew {
@@ -65,6 +73,8 @@ impl Crew {
             tasks: JoinSet::new(),
             stops: BTreeMap::new(),
             interrupted: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            remainders: JoinSet::new(),
         }
     }
 
@@ -103,12 +113,35 @@ impl Crew {
         }
     }
 
-    /// Stops all loops and waits until they hold nothing, at most `longest`. What is left then
-    /// comes to other workers after its time.
-    pub async fn drain(mut self, longest: Duration, gate: &StoreGate) {
+    /// Stops all loops and waits, at most until `deadline`, until others may take the sources over:
+    /// what was pulled is done, and what was on its way is given back.
+    pub async fn let_go(&mut self, deadline: Instant) {
         self.stops.values().for_each(CancellationToken::cancel);
-        let finished = tokio::time::timeout(longest, self.finish()).await;
-        let left = self.stops.len();
+        // What goes wrong shows again in `drain`.
+        let _ = timeout_at(deadline, self.finish()).await;
+    }
+
+    /// After [`Crew::let_go`]: waits, at most until `deadline`, until all that was done is
+    /// acknowledged. What is left then comes to other workers after its time.
+    pub async fn drain(mut self, deadline: Instant, gate: &StoreGate) {
+        let finished = timeout_at(deadline, async {
+            self.finish().await?;
+            for (source, awaiting) in std::mem::take(&mut self.kept) {
+                self.see_out(source, awaiting);
+            }
+            while let Some(ended) = self.remainders.join_next().await {
+                seen_out(ended)?;
+            }
+            Ok::<_, WorkerError>(())
+        });
+        let finished = finished.await;
+        let left = self.stops.len() + self.remainders.len();
+        if timeout(FLUSH_MAX, self.shared.bus.client.flush())
+            .await
+            .is_err()
+        {
+            warn!("the last acknowledgements may not have been sent");
+        }
         match finished {
             Ok(Ok(())) => info!("the worker holds nothing more"),
             Ok(Err(error)) => error!(%error, left, "the worker ends and leaves events to others"),
@@ -119,6 +152,15 @@ impl Crew {
             ),
         }
         self.tasks.shutdown().await;
+        self.remainders.shutdown().await;
+    }
+
+    /// Sees to what a source's loop left, where another worker pulls it from now on.
+    fn see_out(&mut self, source: Source, awaiting: Awaiting) {
+        if !awaiting.is_empty() {
+            let shared = Arc::clone(&self.shared);
+            self.remainders.spawn(see_out(shared, source, awaiting));
+        }
     }
 
     /// A fresh connection for the pulls, and all that they need in JetStream.
@@ -174,6 +216,7 @@ impl Crew {
                         return Ok(reason);
                     }
                 }
+                Some(ended) = self.remainders.join_next() => seen_out(ended)?,
                 changed = self.owned.changed() => if changed.is_err() {
                     return Ok("this worker left the fleet".to_owned());
                 },
@@ -199,6 +242,12 @@ impl Crew {
 
     fn stop_unwanted(&mut self, wanted: &BTreeSet<Source>) {
         self.interrupted.retain(|source| wanted.contains(source));
+        for (source, awaiting) in std::mem::take(&mut self.kept) {
+            match wanted.contains(&source) {
+                true => drop(self.kept.insert(source, awaiting)),
+                false => self.see_out(source, awaiting),
+            }
+        }
         for (source, stop) in &self.stops {
             if !wanted.contains(source) {
                 stop.cancel();
@@ -219,6 +268,7 @@ impl Crew {
             source,
             events,
             was_interrupted: self.interrupted.remove(&source),
+            awaiting: self.kept.remove(&source).unwrap_or_default(),
             stop,
             lost: lost.clone(),
             pulling: self.pulling.clone(),
@@ -232,13 +282,15 @@ impl Crew {
         match report {
             Ok((source, finished)) => {
                 self.stops.remove(&source);
-                match finished? {
-                    Finished::Stopped => Ok(None),
-                    Finished::Gone(reason) => {
-                        self.interrupted.insert(source);
-                        Ok(Some(reason))
-                    }
+                let Finished { gone, awaiting } = finished?;
+                if gone.is_some() {
+                    self.interrupted.insert(source);
                 }
+                match self.interrupted.contains(&source) {
+                    true => drop(self.kept.insert(source, awaiting)),
+                    false => self.see_out(source, awaiting),
+                }
+                Ok(gone)
             }
             Err(panic) => {
                 error!(%panic, "a pull loop ended by itself");
@@ -266,4 +318,12 @@ impl Crew {
         };
         self.shared.health.set(PARTITIONS, state);
     }
+}
+
+/// Only a panic is lost here: what that one held comes again.
+fn seen_out(ended: Result<Result<(), WorkerError>, JoinError>) -> Result<(), WorkerError> {
+    ended.unwrap_or_else(|panic| {
+        error!(%panic, "acknowledgements were lost");
+        Ok(())
+    })
 }

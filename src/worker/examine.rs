@@ -6,7 +6,10 @@
 //! connection broke, or when it stopped pulling; they would come again after ten seconds, behind
 //! later ones. They are given back at once, so that a partition keeps its order. Of the events
 //! without a key other workers may hold some of what is given back: those come once more, and are
-//! found in the mailboxes.
+//! found in the mailboxes. What this worker itself holds, with nothing but the acknowledgement
+//! missing, is left out.
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use tracing::{debug, warn};
@@ -18,8 +21,24 @@ use crate::bus::{
     BusError, Pending, Source, StoredMessage, judge, next_stored, pending, remove_stored,
 };
 
-/// Looks at what is pending. With `give_back`, this worker pulled the source and holds nothing of it
-/// any more: all that can be read is given back.
+/// A source that begins to be pulled in order is not examined where more than this is pending: most
+/// of it the last owner holds and acknowledges. Should any of it be unreadable, the pulls break over
+/// it once, and begin anew with an examination.
+const EXAMINED_AT_START_MAX: usize = 64;
+
+/// What is to be looked at.
+#[derive(Default)]
+pub(super) struct Examination {
+    /// This worker pulled the source, and holds of it no more than `held` says: all else that can be
+    /// read is given back.
+    pub give_back: bool,
+    /// Sequences of what this worker itself holds: left out.
+    pub held: HashSet<u64>,
+    /// Everything up to this sequence is left out as well.
+    pub after: u64,
+}
+
+/// Looks at what is pending.
 ///
 /// # Errors
 ///
@@ -27,14 +46,18 @@ use crate::bus::{
 pub(super) async fn examine(
     shared: &Shared,
     source: Source,
-    give_back: bool,
+    examination: &Examination,
 ) -> Result<(), BusError> {
+    let Examination {
+        give_back, held, ..
+    } = examination;
     let pending = pending(&shared.bus, source).await?;
-    if pending.count == 0 {
+    let is_too_much = !give_back && pending.count > EXAMINED_AT_START_MAX;
+    if pending.count == 0 || is_too_much {
         return Ok(());
     }
     let mut given_back = 0_u64;
-    let mut next = pending.first_sequence;
+    let mut next = pending.first_sequence.max(examination.after + 1);
     while next <= pending.last_sequence {
         let stored = match next_stored(&shared.bus, source, next).await {
             Err(BusError::NotFound(_)) => break,
@@ -44,11 +67,14 @@ pub(super) async fn examine(
             break;
         }
         next = stored.sequence + 1;
+        if held.contains(&stored.sequence) {
+            continue;
+        }
         if let Err(unreadable) = judge(&stored) {
             let sequence = stored.sequence;
             put_away(shared, stored, &unreadable.to_string()).await?;
             answer_for(shared, source, &pending, sequence, b"+TERM").await?;
-        } else if give_back {
+        } else if *give_back {
             answer_for(shared, source, &pending, stored.sequence, b"-NAK").await?;
             given_back += 1;
         }

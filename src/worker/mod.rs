@@ -6,6 +6,9 @@
 //! | `puller` | one pull loop: what is held, signs of progress, one batch at a time |
 //! | `batch` | events judged, and what is made of them once |
 //! | `append` | into the mailboxes, until all of a batch is in |
+//! | `hold` | acknowledgements held until what was appended is there to stay |
+//! | `confirm` | asks the store how far that is |
+//! | `durability` | what has to be sure, and whether the store can say so |
 //! | `copy` | events for everyone, one copy each |
 //! | `outbox` | who gets what of a batch, as one message a gateway |
 //! | `links` | forwards with numbers, and nothing for dead gateways |
@@ -20,11 +23,14 @@
 
 mod append;
 mod batch;
+mod confirm;
 mod copy;
 mod crew;
 mod dead_letter;
+mod durability;
 mod examine;
 mod gate;
+mod hold;
 mod links;
 mod outbox;
 mod puller;
@@ -33,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -44,12 +50,17 @@ use crate::mailbox::{Store, StoreConfig};
 use crate::nodes::fleet::Fleet;
 use crate::telemetry::{Health, Metrics};
 use append::APPENDS_MAX;
+use confirm::Confirmer;
 use crew::{Crew, Ended};
 use gate::StoreGate;
+use hold::Holds;
 use links::Links;
 
-/// Longest time that a worker takes, when it ends, for what it holds.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+pub use durability::Durability;
+
+/// Longest time that a worker takes, when it ends, for what it holds: more than an acknowledgement
+/// is usually held.
+const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How often the worker says that it makes progress.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -57,12 +68,16 @@ const BEAT: Duration = Duration::from_secs(1);
 const NATS: &str = "nats";
 const REDIS: &str = "redis";
 const PARTITIONS: &str = "partitions";
+/// Whether what is stored is confirmed, so that it can be acknowledged.
+const DURABILITY: &str = "durability";
 
 /// What a worker needs to know.
 pub struct WorkerConfig {
     pub bus: BusConfig,
     /// Its `ttl` is the longest time that a message waits.
     pub store: StoreConfig,
+    /// What has to be sure of a stored event before it is acknowledged.
+    pub durability: Durability,
     /// The node's name, `[A-Za-z0-9_-]{1,64}`: the worker's own name begins with it.
     pub node: String,
 }
@@ -82,6 +97,7 @@ struct Shared {
     /// For everything but pulls.
     bus: Bus,
     gate: StoreGate,
+    holds: Arc<Holds>,
     /// Held while a batch is stored.
     appends: Semaphore,
     links: Links,
@@ -107,12 +123,12 @@ pub async fn run(
     health.set(NATS, Err("connecting".to_owned()));
     health.set(REDIS, Err("connecting".to_owned()));
     health.set(PARTITIONS, Err("not pulled yet".to_owned()));
+    health.set(DURABILITY, Err("connecting".to_owned()));
     let store = Store::open(config.store.clone(), Arc::clone(&metrics))
         .map_err(|error| WorkerError::Unsuitable(error.to_string()))?;
     let _beats = beat(&health);
     loop {
-        let gate = StoreGate::new(store.clone(), health.clone());
-        let life = life(&config, gate, Arc::clone(&metrics), &health, &shutdown);
+        let life = life(&config, &store, Arc::clone(&metrics), &health, &shutdown);
         match life.await? {
             Ended::Shutdown => return Ok(()),
             Ended::Lost(reason) => warn!(reason, "starting over with NATS"),
@@ -123,7 +139,7 @@ pub async fn run(
 /// From a connection to NATS to its end.
 async fn life(
     config: &WorkerConfig,
-    gate: StoreGate,
+    store: &Store,
     metrics: Arc<Metrics>,
     health: &Health,
     shutdown: &CancellationToken,
@@ -136,10 +152,19 @@ async fn life(
     let tasks = CancellationToken::new();
     let id = name(&config.node);
     info!(worker = id, "the worker starts");
+    let holds = Holds::new(config.durability, Arc::clone(&metrics));
+    let confirmer = Confirmer {
+        store: store.clone(),
+        holds: Arc::clone(&holds),
+        health: health.clone(),
+        metrics: Arc::clone(&metrics),
+        worker: id.clone(),
+    };
     let shared = Arc::new(Shared {
         links: Links::new(bus.clone(), &id, tasks.clone()),
         id,
-        gate,
+        gate: StoreGate::new(store.clone(), health.clone()),
+        holds,
         appends: Semaphore::new(APPENDS_MAX),
         limits: Limits {
             ttl_max: config.store.ttl,
@@ -155,17 +180,25 @@ async fn life(
         Ok(fleet) => fleet,
         Err(error) => return ended(error),
     };
+    let mut confirming = tokio::spawn(confirmer.run(tasks.clone()));
     let mut crew = Crew::new(Arc::clone(&shared), config.bus.clone(), fleet.owned());
     let result = tokio::select! {
         result = crew.run(fleet.settled(), shutdown) => result,
         result = shared.gate.keep(&tasks) => result.map(|()| Ended::Shutdown),
+        confirmed = &mut confirming => match confirmed {
+            Ok(result) => result.map(|()| Ended::Shutdown),
+            Err(panic) => Ok(Ended::Lost(format!("the confirmer ended by itself: {panic}"))),
+        },
         () = bus.closed().cancelled() => Ok(Ended::Lost("the connection was given up".to_owned())),
     };
     if shutdown.is_cancelled() {
         health.drain();
     }
-    crew.drain(DRAIN_MAX, &shared.gate).await;
+    let deadline = Instant::now() + DRAIN_MAX;
+    // What comes from here on need not wait for the acknowledgements of what came before.
+    crew.let_go(deadline).await;
     fleet.leave().await;
+    crew.drain(deadline, &shared.gate).await;
     result
 }
 

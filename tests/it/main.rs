@@ -10,6 +10,7 @@ mod commands;
 mod demo_page;
 mod dev;
 mod devices;
+mod durability;
 mod ephemeral;
 mod everyone;
 mod expiry;

@@ -1,20 +1,19 @@
 -- Appends one entry unless it is there already; repeatable. For redeliveries and unknown outcomes.
 -- KEYS: hash, normal list, high list (see prelude.lua).
 -- ARGV: 1 epoch, 2 lane (1 normal, 2 high), 3 entry, 4 time to live of the mailbox in
---   milliseconds, 5 time to live of the hash in milliseconds, 6 cap.
+--   milliseconds, 5 time to live of the hash in milliseconds, 6 cap, 7 how many of the newest
+--   entries are searched.
 -- Returns {'ok', place, life or '', connections or '', 1 where it was there already, evicted}, or
 --   {'epoch', current}, {'damaged'}.
 -- Atomic, so that no other append falls between the search and the push. An event gives the same
 -- entry each time, so it is looked for as a whole, which the server does forty times faster than a
--- script could compare keys; among the newest 256, since a redelivered event lies among those that
--- were appended around it. What left a list is known by its key
--- and time.
+-- script could compare keys. How deep it lies depends on what was appended since, which may be all
+-- of the list. What left a list is known by its key and time.
 
 local epoch = store_epoch()
 if epoch ~= ARGV[1] then
   return { 'epoch', epoch }
 end
-local SEARCHED_ENTRIES_MAX = 256
 local number, entry = tonumber(ARGV[2]), ARGV[3]
 local ttl, hash_ttl, cap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = clock()
@@ -31,7 +30,7 @@ local function find()
     return place
   end
   local index = redis.call(
-    'LPOS', lane.list, entry, 'RANK', -1, 'MAXLEN', SEARCHED_ENTRIES_MAX
+    'LPOS', lane.list, entry, 'RANK', -1, 'MAXLEN', ARGV[7]
   )
   return index and lane.head + index
 end

@@ -81,7 +81,7 @@ impl Session {
         .into_iter()
         .filter(|(gone, _)| gone.count > 0);
         // Before anything is told: a terminal's session acknowledges as it tells.
-        let told = gone.clone().last().map(|(gone, _)| gone.end);
+        let told = gone.clone().next_back().map(|(gone, _)| gone.end);
         if read.store_lost || told.is_some() {
             let to = Everyone {
                 sequence: told.unwrap_or(read.start.sequence),

@@ -48,6 +48,7 @@ use crate::support::{Oracle, Reader, Role, System, eventually};
 /// Held by the tests that keep all cores busy, so that they do not slow each other down.
 static BUSY: Mutex<()> = Mutex::const_new(());
 
+/// Waits until no other of these tests runs.
 pub async fn alone() -> MutexGuard<'static, ()> {
     BUSY.lock().await
 }

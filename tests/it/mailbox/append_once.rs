@@ -63,9 +63,19 @@ async fn an_evicted_or_expired_message_is_not_stored_again() {
 #[tokio::test]
 async fn an_old_message_is_found_behind_many_newer_ones() {
     let bench = Bench::start().await;
-    bench.append(1..=200).await;
-    let repeat = bench.append_once(&bench.append_of(Lane::Normal, 3)).await;
-    assert_eq!(repeat.unwrap().place, 3);
+    bench.append(1..=1_000).await;
+    for sequence in [3, 500, 1_000] {
+        let append = bench.append_of(Lane::Normal, sequence);
+        let repeat = bench.append_once(&append).await.unwrap();
+        assert_eq!((repeat.place, repeat.repeated), (sequence, true));
+    }
+    let fresh = bench.append_of(Lane::Normal, 1_001);
+    let outcomes = bench.link.append_first(std::slice::from_ref(&fresh)).await;
+    let first = outcomes[0].clone().unwrap();
+    assert_eq!((first.place, first.repeated), (1_001, false));
+    let outcomes = bench.link.append_first(&[fresh]).await;
+    let again = outcomes[0].clone().unwrap();
+    assert_eq!((again.place, again.repeated), (1_001, true));
 }
 
 #[tokio::test]

@@ -164,7 +164,8 @@ impl System {
         )
     }
 
-    fn start_worker(&self) -> Role {
+    /// Starts one more worker, which the test owns, and does not wait.
+    pub fn start_worker(&self) -> Role {
         let name = format!("worker-{}", self.workers.len() + 1);
         Role::start(Kind::Worker, &name, Vec::new(), self.env.clone())
     }
