@@ -13,6 +13,7 @@
 //! | `order` | sequential events and several workers |
 //! | `race` | users that connect and drop without end |
 //! | `refusal` | servers and settings that cannot keep the promise |
+//! | `proxy` | none: that the proxy between processes does what it says |
 //! | `commands` | `dev`, `listen` and `publish` under faults |
 //!
 //! Each prints its figures (`cargo test --test it fault -- --nocapture`). `TEST_LOAD=10` makes
@@ -23,6 +24,7 @@ mod commands;
 mod everyone;
 mod gateway;
 mod order;
+mod proxy;
 mod race;
 mod reader;
 mod ready;
