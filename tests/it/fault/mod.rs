@@ -37,7 +37,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::oracle::{Event, Tally};
+use crate::support::oracle::{Audience, Event, Tally};
 use crate::support::reader::ComesBack;
 use crate::support::role::Kind;
 use crate::support::system::Builder;
@@ -90,7 +90,7 @@ const PUBLISHES_MAX: usize = 256;
 async fn publish(oracle: &Oracle, system: &System, users: &[String], count: usize) {
     let all: Vec<&str> = users.iter().map(String::as_str).collect();
     let all = all.as_slice();
-    let one = |index: usize| {
+    let one = async |index: usize| {
         let user = (index - index / 10) % all.len();
         let (key, users) = match index % 10 {
             9 => ("all", all),
@@ -98,10 +98,10 @@ async fn publish(oracle: &Oracle, system: &System, users: &[String], count: usiz
         };
         let event = Event {
             key: Some(key),
-            users,
+            audience: Audience::Users(users),
             is_high: index % 7 == 6,
         };
-        oracle.publish(system, event)
+        oracle.publish(system, event).await;
     };
     let events = futures_util::stream::iter(0..count).map(one);
     events.buffer_unordered(PUBLISHES_MAX).collect::<()>().await;
