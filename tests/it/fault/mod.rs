@@ -13,6 +13,8 @@
 //! | `order` | sequential events and several workers |
 //! | `race` | users that connect and drop without end |
 //! | `refusal` | servers and settings that cannot keep the promise |
+//! | `half_open` | clients whose network vanishes |
+//! | `runner` | all kinds of faults in turn, by `scripts/faults` for hours |
 //! | `proxy` | none: that the proxy between processes does what it says |
 //! | `commands` | `dev`, `listen` and `publish` under faults |
 //!
@@ -23,12 +25,14 @@ mod bus;
 mod commands;
 mod everyone;
 mod gateway;
+mod half_open;
 mod order;
 mod proxy;
 mod race;
 mod reader;
 mod ready;
 mod refusal;
+mod runner;
 mod store;
 mod worker;
 

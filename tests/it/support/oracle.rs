@@ -154,6 +154,12 @@ impl Oracle {
         self.inner().ear(user, device);
     }
 
+    /// Whether a device is expected to hear anything.
+    pub fn knows(&self, user: &str, device: &str) -> bool {
+        let name = (user.to_owned(), device.to_owned());
+        self.inner().ears.contains_key(&name)
+    }
+
     /// Notes that a device connected.
     pub fn connected(&self, user: &str, device: &str) {
         self.inner().ear(user, device).connections += 1;
