@@ -45,6 +45,8 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 const PROBE_KEYS: [&str; 8] = [
     "probe-1", "probe-2", "probe-3", "probe-4", "probe-5", "probe-6", "probe-7", "probe-8",
 ];
+/// What may wait for one user: the most that can be set.
+const MESSAGES_MAX: u32 = 100_000;
 /// Between two users who come for the first time.
 const JOIN_PAUSE: Duration = Duration::from_millis(700);
 
@@ -64,6 +66,8 @@ pub struct Parameters {
     /// Longest sleep of a second device.
     pub sleep_max: Duration,
     pub events_per_second: u32,
+    /// Most messages that wait for one user: with few, some are evicted, and told.
+    pub messages_max: u32,
     /// Of a hundred events, so many are for everyone.
     pub everyone_percent: u64,
 }
@@ -88,6 +92,7 @@ impl Parameters {
             joiners: 0,
             sleep_max: Duration::from_secs(6),
             events_per_second: 60,
+            messages_max: MESSAGES_MAX,
             everyone_percent: 20,
         }
     }
@@ -111,8 +116,8 @@ pub async fn run(parameters: Parameters) -> Report {
         .workers(parameters.workers)
         .own_servers()
         .proxied()
-        // Nothing may be evicted, and a node that leaves is not to take the whole run for it.
-        .env("CATCHUP_MAX_MESSAGES", "100000")
+        .env("CATCHUP_MAX_MESSAGES", &parameters.messages_max.to_string())
+        // A node that leaves is not to take the whole run for it.
         .env("CATCHUP_DRAIN", "2s");
     let mut run = Run {
         system: builder.start().await,
@@ -243,7 +248,7 @@ impl Run {
                 kinds.clone_from(&self.parameters.kinds);
             }
             if kinds.is_empty() {
-                // A run without faults: its users are enough.
+                // Its users are enough.
                 sleep(POLL_INTERVAL).await;
                 continue;
             }
@@ -288,6 +293,7 @@ impl Run {
             if began.elapsed() > RECOVERY_MAX {
                 return None;
             }
+            // Until it is asked again.
             sleep(POLL_INTERVAL).await;
         }
         Some(began.elapsed())

@@ -62,3 +62,23 @@ async fn everyone_gets_what_is_for_everyone_during_joins_and_restarts() {
     .await;
     report.assert_kept();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_cap_takes_from_who_sleeps_is_announced() {
+    let _alone = alone().await;
+    let length = Length::Time(Duration::from_secs(6));
+    let report = run(Parameters {
+        users: 6,
+        sleep_max: Duration::from_secs(60),
+        messages_max: 20,
+        ..Parameters::new(seed(), &[], length)
+    })
+    .await;
+    let verdict = &report.verdict;
+    // A device may be told of some that it received and did not acknowledge.
+    assert!(
+        verdict.lost.is_empty() && verdict.strange.is_empty(),
+        "{report}"
+    );
+    assert!(verdict.announced >= 20, "{report}");
+}

@@ -73,7 +73,11 @@ impl Inner {
         // A frame is told again on the next connection until it is acknowledged; those of one
         // connection speak of different messages.
         let mut on_connection: (u64, HashSet<&str>) = (0, HashSet::new());
-        for missed in &ear.missed {
+        let mut frames: Vec<&Missed> = ear.missed.iter().collect();
+        // Each lane has frames of its own. Those that speak of a shorter time choose first, so that
+        // the others are left with what only they can mean.
+        frames.sort_by_key(|missed| (missed.connection, missed.time_ms("to")));
+        for missed in frames {
             if on_connection.0 != missed.connection {
                 on_connection = (missed.connection, HashSet::new());
             }
@@ -131,13 +135,15 @@ impl Missed {
 
     /// Whether an event that was stored between these times can be one that the frame tells of.
     fn speaks_of(&self, (earliest_ms, latest_ms): (u64, u64)) -> bool {
-        let time_ms = |field: &str| {
-            let text = self.frame[field].as_str()?;
-            let time = OffsetDateTime::parse(text, &Rfc3339).expect("RFC 3339");
-            Some((time.unix_timestamp_nanos() / 1_000_000) as u64)
-        };
-        time_ms("from").is_none_or(|from| latest_ms >= from)
-            && time_ms("to").is_none_or(|to| earliest_ms <= to)
+        let (from, to) = (self.time_ms("from"), self.time_ms("to"));
+        from.is_none_or(|from| latest_ms >= from) && to.is_none_or(|to| earliest_ms <= to)
+    }
+
+    /// A time of the frame, in milliseconds since 1970.
+    fn time_ms(&self, field: &str) -> Option<u64> {
+        let text = self.frame[field].as_str()?;
+        let time = OffsetDateTime::parse(text, &Rfc3339).expect("RFC 3339");
+        Some((time.unix_timestamp_nanos() / 1_000_000) as u64)
     }
 }
 
