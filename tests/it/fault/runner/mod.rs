@@ -126,6 +126,8 @@ pub async fn run(parameters: Parameters) -> Report {
         times: Times::default(),
         parameters,
     };
+    // The producers' connection: made before a fault of NATS, after which it comes back by itself.
+    run.system.nats().await;
     let mut report = Report {
         seed: run.parameters.seed,
         ..Report::default()
