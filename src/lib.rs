@@ -10,11 +10,12 @@
 //! | [`gateway`] | a node: listener, sockets, registry, forwarding, drain | session, mailbox, bus, nodes, protocol, event, telemetry |
 //! | [`worker`] | the fleet: fetch, route, forward, dead letters | mailbox, bus, nodes, protocol, event, telemetry |
 //! | [`nodes`] | leases, heartbeats, who is alive, who owns which partition | mailbox, bus, telemetry |
-//! | [`mailbox`] | the user's waiting messages in Redis | protocol, event, telemetry |
-//! | [`bus`] | NATS: subjects, streams, consumers, forwards | protocol, event, telemetry |
+//! | [`mailbox`] | the user's waiting messages in Redis | protocol, event, telemetry, tls |
+//! | [`bus`] | NATS: subjects, streams, consumers, forwards | protocol, event, telemetry, tls |
 //! | [`session`] | one connection as a pure state machine | protocol |
 //! | [`telemetry`] | metric names, message outcomes, logging, health | nothing |
 //! | [`protocol`] | what a client sees: frames, cursors, close codes | nothing |
+//! | [`tls`] | certificates and keys for connections to servers | nothing |
 //! | [`event`] | what a publisher sends: the envelope and its rules | nothing |
 //!
 //! `gateway` and `worker` never import each other: they meet in `bus`, `nodes` and `mailbox`.
@@ -29,4 +30,5 @@ pub mod nodes;
 pub mod protocol;
 pub mod session;
 pub mod telemetry;
+pub mod tls;
 pub mod worker;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
 use super::{BusError, Names};
+use crate::tls::{self, TlsFiles};
 
 /// The oldest server that keeps subject transforms and several filters of a consumer.
 const SERVER_VERSION_MIN: (u32, u32) = (2, 10);
@@ -29,9 +30,29 @@ pub struct BusConfig {
     /// `nats://` or `tls://`, with a user and password or a token in front of the host where the
     /// server wants them. They are secrets.
     pub urls: Vec<String>,
+    /// For servers that ask for TLS, and for `tls://`.
+    pub tls: TlsFiles,
+    /// Instead of what stands in the URLs.
+    pub credentials: Option<BusCredentials>,
+    /// How many servers keep a stream that this process makes.
+    pub replicas: u8,
     pub namespace: String,
     /// Shown by the server's monitoring.
     pub name: String,
+}
+
+/// What proves to NATS who this process is. A secret.
+#[derive(Clone)]
+pub enum BusCredentials {
+    /// The text of a file with a JWT and its seed.
+    File(String),
+    /// The seed of an nkey.
+    Nkey(String),
+}
+
+/// True where the text holds a JWT and its seed, as `nsc` writes them.
+pub fn is_credentials(text: &str) -> bool {
+    ConnectOptions::with_credentials(text).is_ok()
 }
 
 /// A connection to NATS. It reconnects by itself; clones share it.
@@ -40,6 +61,8 @@ pub struct Bus {
     pub client: Client,
     pub jetstream: jetstream::Context,
     pub names: Names,
+    /// How many servers keep a stream that is made.
+    pub replicas: u8,
     state: watch::Receiver<BusState>,
     closed: CancellationToken,
 }
@@ -131,33 +154,64 @@ async fn connect_once(config: &BusConfig, servers: &Servers) -> Result<Bus, BusE
         .request_timeout(Some(REQUEST_TIMEOUT))
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| watcher.hear(event));
-    if let Some((user, password)) = &servers.user {
-        options = match password {
-            Some(password) => options.user_and_password(user.clone(), password.clone()),
-            None => options.token(user.clone()),
-        };
-    }
-    let client = options
-        .connect(&servers.addresses[..])
-        .await
-        .map_err(|error| match error.kind() {
-            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                BusError::Unsuitable(
-                    "NATS refused the credentials: check the user and password, or the token, in \
-                     CATCHUP_NATS_URL"
-                        .to_owned(),
-                )
-            }
-            _ => BusError::Unreachable(error.to_string()),
-        })?;
+    options = secured(options, config, servers)?;
+    let connecting = options.connect(&servers.addresses[..]);
+    let client = connecting.await.map_err(|error| judge(&error))?;
     check_version(&client.server_info().version)?;
     Ok(Bus {
         jetstream: jetstream::new(client.clone()),
         client,
         names: Names::new(&config.namespace),
+        replicas: config.replicas,
         state,
         closed,
     })
+}
+
+/// Adds certificates and credentials.
+fn secured(
+    mut options: ConnectOptions,
+    config: &BusConfig,
+    servers: &Servers,
+) -> Result<ConnectOptions, BusError> {
+    if let Some(authorities) = &config.tls.authorities {
+        options = options.add_root_certificates(authorities.clone());
+    }
+    if let Some(client) = &config.tls.client {
+        options = options.add_client_certificate(client.certificate.clone(), client.key.clone());
+    }
+    match (&config.credentials, &servers.user) {
+        (Some(BusCredentials::File(text)), _) => options.credentials(text).map_err(|_| {
+            BusError::Unsuitable(
+                "CATCHUP_NATS_CREDENTIALS_FILE: the file holds no JWT with its seed".to_owned(),
+            )
+        }),
+        (Some(BusCredentials::Nkey(seed)), _) => Ok(options.nkey(seed.clone())),
+        (None, Some((user, Some(password)))) => {
+            Ok(options.user_and_password(user.clone(), password.clone()))
+        }
+        (None, Some((token, None))) => Ok(options.token(token.clone())),
+        (None, None) => Ok(options),
+    }
+}
+
+/// What trying again cannot help is unsuitable.
+fn judge(error: &ConnectError) -> BusError {
+    let text = error.to_string();
+    if let Some(refusal) = tls::refusal(&text) {
+        return BusError::Unsuitable(format!("no TLS with NATS: {refusal} ({text})"));
+    }
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            BusError::Unsuitable(
+                "NATS refused the credentials: check the user and password, or the token, in \
+                 CATCHUP_NATS_URL, or the file that CATCHUP_NATS_CREDENTIALS_FILE or \
+                 CATCHUP_NATS_NKEY_FILE names"
+                    .to_owned(),
+            )
+        }
+        _ => BusError::Unreachable(text),
+    }
 }
 
 fn check_version(version: &str) -> Result<(), BusError> {

@@ -5,7 +5,8 @@
 //! | `names` | every stream, consumer and subject, with the namespace in front |
 //! | `connect` | a connection that is kept, and what is known about it |
 //! | `streams` | `EVENTS`, `DEAD_LETTERS` and `BROADCASTS`: made, or compared with what the server has |
-//! | `consumers` | one durable consumer a partition and one for what has no partition |
+//! | `consumers` | one durable consumer a partition and two for what has no partition |
+//! | `stored` | stored messages read and removed one by one |
 //! | `pull` | pull requests and what the server answers |
 //! | `unreadable` | which stored messages the client library cannot read |
 //! | `forward` | the messages to a gateway, as bytes |
@@ -20,16 +21,16 @@ mod error;
 mod forward;
 mod names;
 mod pull;
+mod stored;
 mod streams;
 mod unreadable;
 
 pub use broadcast::{Broadcast, InvalidBroadcast};
 pub use broadcasts::{BroadcastsStream, Follower, assert_broadcasts, begin_time_line};
-pub use connect::{Bus, BusConfig, BusState, connect, connect_reporting};
-pub use consumers::{
-    ACK_WAIT, Pending, Source, assert_consumers, next_broadcast, next_stored, pending,
-    remove_stored,
+pub use connect::{
+    Bus, BusConfig, BusCredentials, BusState, connect, connect_reporting, is_credentials,
 };
+pub use consumers::{ACK_WAIT, Pending, Source, assert_consumers, pending};
 pub use error::BusError;
 pub use forward::{
     Announcement, Forward, GatewayMessage, InvalidForward, Payload, Recipient, Replace, Spot,
@@ -37,5 +38,6 @@ pub use forward::{
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};
+pub use stored::{next_broadcast, next_stored, remove_stored};
 pub use streams::{EventsStream, assert_streams};
 pub use unreadable::{StoredMessage, Unreadable, judge};

@@ -91,9 +91,14 @@ impl Names {
         format!("{}events.{partition}.*.*", self.dotted)
     }
 
-    /// The durable consumer of all that has no partition.
+    /// The durable consumer of the events without a key.
     pub fn keyless_consumer(&self) -> String {
         format!("{}keyless", self.flat)
+    }
+
+    /// The durable consumer of the events that the subject transform passed over.
+    pub fn escaped_consumer(&self) -> String {
+        format!("{}escaped", self.flat)
     }
 
     /// The subject to publish an event on. The caller has checked type and key.

@@ -155,7 +155,7 @@ impl Wanted {
             "retention": "limits",
             "storage": "file",
             "discard": "old",
-            "num_replicas": 1,
+            "num_replicas": bus.replicas,
             "max_age": nanoseconds(self.age),
             "max_consumers": -1,
             "max_msgs": -1,

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::bus::BusConfig;
-use crate::config::{self, Resolved, Role, Setting, Settings, Surroundings};
+use crate::bus::{BusConfig, BusCredentials};
+use crate::config::{self, NatsCredentials, Resolved, Role, Setting, Settings, Surroundings};
 use crate::mailbox::StoreConfig;
 use crate::telemetry::{Health, Metrics, admin, logging};
 
@@ -140,6 +140,17 @@ impl Process {
 pub(super) fn bus_config(role: &str, resolved: &Resolved) -> BusConfig {
     BusConfig {
         urls: resolved.nats_urls.clone(),
+        tls: resolved.tls.clone(),
+        credentials: resolved
+            .nats_credentials
+            .as_ref()
+            .map(|credentials| match credentials {
+                NatsCredentials::Credentials(text) => {
+                    BusCredentials::File(text.reveal().to_owned())
+                }
+                NatsCredentials::Nkey(seed) => BusCredentials::Nkey(seed.reveal().to_owned()),
+            }),
+        replicas: resolved.replicas,
         namespace: resolved.namespace.clone(),
         name: format!("catchup {role} {}", resolved.node),
     }
@@ -151,6 +162,7 @@ pub(super) fn store_config(resolved: &Resolved) -> StoreConfig {
         namespace: resolved.namespace.clone(),
         ttl: resolved.message_ttl,
         cap: resolved.max_messages,
+        tls: resolved.tls.clone(),
         ..StoreConfig::new(&resolved.redis_url)
     }
 }

@@ -10,6 +10,7 @@
 
 mod auth;
 mod secret;
+mod servers;
 mod setting;
 mod sources;
 #[cfg(test)]
@@ -20,9 +21,11 @@ use std::io;
 use std::time::Duration;
 
 use crate::telemetry::logging::{self, LogFormat};
+use crate::tls::TlsFiles;
 
 pub use auth::AuthSettings;
 pub use secret::{Secret, redact_url};
+pub use servers::NatsCredentials;
 pub use setting::{Setting, Settings};
 pub use sources::Surroundings;
 pub use value::{
@@ -71,6 +74,11 @@ pub struct Resolved {
     pub nats_urls: Vec<String>,
     /// May hold a password: show only through [`redact_url`].
     pub redis_url: String,
+    /// For the connections to both.
+    pub tls: TlsFiles,
+    pub nats_credentials: Option<NatsCredentials>,
+    /// How many servers keep a stream that is made.
+    pub replicas: u8,
     /// Empty, or put before every name in NATS and Redis.
     pub namespace: String,
     /// `host:port` for clients.
@@ -111,6 +119,9 @@ pub fn resolve(
     let resolved = Resolved {
         nats_urls: values.read(Setting::NatsUrl, value::nats_urls)?,
         redis_url: values.read(Setting::RedisUrl, |text| value::redis_url(text, role))?,
+        tls: servers::tls_files(role, &values, surroundings)?,
+        nats_credentials: servers::nats_credentials(role, &values, surroundings)?,
+        replicas: values.read(Setting::Replicas, value::replicas)?,
         namespace: values.read(Setting::Namespace, value::namespace)?,
         listen: values.read(Setting::Listen, value::address)?,
         admin_listen: values.read(Setting::AdminListen, value::address)?,

@@ -54,10 +54,26 @@ macro_rules! settings {
 settings! {
     /// TOML file with settings [CATCHUP_CONFIG]
     Config, config, "config", "", "FILE";
-    /// NATS servers, comma-separated [CATCHUP_NATS_URL; default: nats://127.0.0.1:4222]
+    /// NATS servers, comma-separated; tls:// for TLS [CATCHUP_NATS_URL; default: nats://127.0.0.1:4222]
     NatsUrl, nats_url, "nats_url", "nats://127.0.0.1:4222", "URLS";
-    /// Redis or Valkey server [CATCHUP_REDIS_URL; default: redis://127.0.0.1:6379]
+    /// Redis or Valkey: redis://, with TLS rediss://, or the sentinels that know the primary,
+    /// redis+sentinel://a:1,b:2/NAME [CATCHUP_REDIS_URL; default: redis://127.0.0.1:6379]
     RedisUrl, redis_url, "redis_url", "redis://127.0.0.1:6379", "URL";
+    /// PEM file with the authorities that sign the certificates of NATS and Redis, instead of the
+    /// machine's own [CATCHUP_CA_FILE]
+    CaFile, ca_file, "ca_file", "", "FILE";
+    /// PEM file with the certificate that this process shows to NATS and Redis
+    /// [CATCHUP_CLIENT_CERTIFICATE_FILE]
+    ClientCertificateFile, client_certificate_file, "client_certificate_file", "", "FILE";
+    /// PEM file with the key of that certificate [CATCHUP_CLIENT_KEY_FILE]
+    ClientKeyFile, client_key_file, "client_key_file", "", "FILE";
+    /// File with the JWT and seed of a NATS user [CATCHUP_NATS_CREDENTIALS_FILE]
+    NatsCredentialsFile, nats_credentials_file, "nats_credentials_file", "", "FILE";
+    /// File with the seed of a NATS user's nkey [CATCHUP_NATS_NKEY_FILE]
+    NatsNkeyFile, nats_nkey_file, "nats_nkey_file", "", "FILE";
+    /// How many servers of a NATS cluster keep each stream, 1 to 5; used when a stream is made
+    /// [CATCHUP_REPLICAS; default: 1]
+    Replicas, replicas, "replicas", "1", "COUNT";
     /// Put before every name in NATS and Redis [CATCHUP_NAMESPACE; default: empty]
     Namespace, namespace, "namespace", "", "NAME";
     /// Where a gateway listens for clients [CATCHUP_LISTEN; default: 0.0.0.0:8080]

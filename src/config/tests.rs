@@ -361,13 +361,19 @@ fn values_are_read() {
 #[test]
 fn what_comes_later_is_refused_where_it_is_used() {
     for url in [
-        "rediss://a",
-        "redis+cluster://a:1,b:2",
-        "redis+sentinel://:hunter2@a:1,b:2/NAME",
+        "redis+cluster://:hunter2@a:1,b:2",
+        "rediss+cluster://a",
+        "redis+sentinel://:hunter2@a:1,b:2",
     ] {
-        assert!(refuses("CATCHUP_REDIS_URL", url).contains("redis://HOST:PORT"));
+        assert!(refuses("CATCHUP_REDIS_URL", url).contains("redis://"));
+    }
+    for role in [Role::Publish, Role::Listen] {
+        let environment = [("CATCHUP_REDIS_URL", "redis+cluster://a:1,b:2")];
+        assert!(try_resolve(role, &[], &environment, &[]).is_ok());
+    }
+    for url in ["rediss://a", "redis+sentinel://a:1,b:2/NAME"] {
         let environment = [("CATCHUP_REDIS_URL", url)];
-        assert!(try_resolve(Role::Publish, &[], &environment, &[]).is_ok());
+        assert!(try_resolve(Role::Worker, &[], &environment, &[]).is_ok());
     }
 }
 

@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use redis::IntoConnectionInfo as _;
-
 use super::Role;
+use crate::mailbox;
 use crate::telemetry::logging::LogFormat;
 
 /// The shortest time that messages may wait.
@@ -56,28 +55,29 @@ pub(super) fn nats_urls(text: &str) -> Result<Vec<String>, String> {
 }
 
 pub(super) fn redis_url(text: &str, role: Role) -> Result<String, String> {
-    const WRITE: &str = "write redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]";
-    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-    let kind = match scheme {
-        "redis" => "",
-        "rediss" => "TLS to Redis",
-        "redis+cluster" => "a cluster",
-        "redis+sentinel" => "sentinels",
-        _ => return Err(format!("is no Redis server: {WRITE}")),
-    };
-    if !kind.is_empty() {
+    if matches!(
+        text.split_once("://"),
+        Some(("redis+cluster" | "rediss+cluster", _))
+    ) {
         // A role that never connects to Redis does not care.
         if !role.uses_redis() {
             return Ok(text.to_owned());
         }
-        return Err(format!(
-            "{scheme}:// ({kind}) is not supported by this version: use one server, \
-             redis://HOST:PORT"
-        ));
+        return Err(
+            "redis+cluster:// is not supported by this version: use one server, redis://HOST:PORT, \
+             or sentinels"
+                .to_owned(),
+        );
     }
-    text.into_connection_info()
-        .map_err(|_| format!("is no Redis server: {WRITE}"))?;
+    mailbox::check_url(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
+}
+
+pub(super) fn replicas(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(replicas @ 1..=5) => Ok(replicas),
+        _ => Err(format!("{text:?} must be a number from 1 to 5")),
+    }
 }
 
 pub(super) fn namespace(text: &str) -> Result<String, String> {

@@ -7,6 +7,7 @@
 //! [`Store`] owns the connection. A [`Link`] is one TCP connection together with the epoch that
 //! was read on it before anything else, so that every result belongs to a known time line.
 
+mod address;
 mod append;
 mod device;
 mod entry;
@@ -25,6 +26,15 @@ pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
 pub use store::{Store, StoreConfig};
+
+/// Checks a `CATCHUP_REDIS_URL`.
+///
+/// # Errors
+///
+/// What to write instead; the URL is not repeated.
+pub fn check_url(url: &str) -> Result<(), ConfigError> {
+    address::Address::parse(url).map(drop)
+}
 
 /// Most devices of one user (contract §4).
 pub const DEVICES_MAX: usize = 16;

@@ -3,20 +3,19 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::address::{Address, CONNECT_SECONDS_MAX, refused};
 use super::{ConfigError, Link, MailboxError, NUMBER_MAX, TRIM_HOLD_SECONDS};
 use crate::protocol::Epoch;
 use crate::telemetry::Metrics;
+use crate::tls::TlsFiles;
 
 /// Longest wait for one reply. A reply that comes later is lost: its outcome is unknown.
 const REPLY_SECONDS_MAX: u64 = 2;
-/// Longest wait for a connection.
-const CONNECT_SECONDS_MAX: u64 = 2;
 /// Commands written to the socket at once.
 const PIPELINE_COMMANDS: usize = 1024;
 /// Waits between attempts to connect: doubled from the first to the last.
@@ -30,8 +29,10 @@ const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
 /// How to reach the store, and what it holds.
 #[derive(Clone)]
 pub struct StoreConfig {
-    /// `redis://[user[:password]@]host[:port][/database]`. A secret: never log it.
+    /// `CATCHUP_REDIS_URL` as the contract has it. A secret: never log it.
     pub url: String,
+    /// For TLS, where the URL asks for it.
+    pub tls: TlsFiles,
     pub namespace: String,
     /// How long a message waits; at least a second.
     pub ttl: Duration,
@@ -46,6 +47,7 @@ impl StoreConfig {
     pub fn new(url: &str) -> StoreConfig {
         StoreConfig {
             url: url.to_owned(),
+            tls: TlsFiles::default(),
             namespace: String::new(),
             ttl: Duration::from_secs(24 * 3600),
             cap: 1000,
@@ -92,7 +94,7 @@ pub struct Store {
 }
 
 struct Inner {
-    client: Client,
+    address: Address,
     config: StoreConfig,
     metrics: Arc<Metrics>,
     current: RwLock<Option<Link>>,
@@ -109,18 +111,9 @@ struct Attempts {
 impl Store {
     /// Reads the address; does not connect.
     pub fn open(config: StoreConfig, metrics: Arc<Metrics>) -> Result<Store, ConfigError> {
-        // The library's text may repeat the URL with its password.
-        let invalid = |_| ConfigError("expected redis://[user[:password]@]host[:port]".to_owned());
-        let info = config
-            .url
-            .as_str()
-            .into_connection_info()
-            .map_err(invalid)?
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = Client::open(info).map_err(invalid)?;
         Ok(Store {
             inner: Arc::new(Inner {
-                client,
+                address: Address::parse(&config.url)?,
                 config,
                 metrics,
                 current: RwLock::new(None),
@@ -182,13 +175,19 @@ impl Store {
             .set_response_timeout(Some(Duration::from_secs(REPLY_SECONDS_MAX)))
             .set_connection_timeout(Some(Duration::from_secs(CONNECT_SECONDS_MAX)))
             .set_pipeline_buffer_size(PIPELINE_COMMANDS);
-        let mut connection = (self.inner.client)
+        let Inner {
+            address,
+            config: own,
+            ..
+        } = &*self.inner;
+        let client = address.primary(&own.tls).await?;
+        let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(refused)?;
         let epoch = inspect(&mut connection).await?;
         let metrics = Arc::clone(&self.inner.metrics);
-        Ok(Link::new(connection, epoch, &self.inner.config, metrics))
+        Ok(Link::new(connection, epoch, own, metrics))
     }
 }
 
@@ -220,15 +219,6 @@ async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, Mailbo
         tracing::warn!("{error}: what waits is lost when Redis ends");
     }
     Ok(epoch)
-}
-
-/// No mailbox is involved yet, so a plain error is a refusal.
-fn refused(error: RedisError) -> MailboxError {
-    let text = error.to_string();
-    match MailboxError::from(error) {
-        MailboxError::Damaged => MailboxError::Refusing(text),
-        other => other,
-    }
 }
 
 /// Compares one setting of the server. A managed service may forbid CONFIG; then the operator has
@@ -299,14 +289,5 @@ mod tests {
         ] {
             assert_eq!(check_version(info).is_ok(), fits, "{info}");
         }
-    }
-
-    #[test]
-    fn an_address_error_never_repeats_the_password() {
-        let config = StoreConfig::new("http://ann:secret@host");
-        let Err(error) = Store::open(config, Arc::new(Metrics::new())) else {
-            panic!("an HTTP address was accepted");
-        };
-        assert!(!error.to_string().contains("secret"));
     }
 }

@@ -27,7 +27,7 @@ pub enum LogFormat {
 /// A filter that [`parse_filter`] refuses, or a log that is installed already.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(without_contents(parse_filter(filter)?))
+        .with_env_filter(parse_filter(filter)?)
         .with_ansi(false)
         // A closed standard output must not end the process, nor fill standard error.
         .log_internal_errors(false);
@@ -41,17 +41,6 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
             .try_init(),
     }
     .map_err(|error| error.to_string())
-}
-
-/// Libraries that log whole frames at their lowest levels, tokens and messages included; here they
-/// say at most what they do (contract §2: secrets never appear in logs).
-const LIBRARIES_WITH_CONTENTS: [&str; 2] = ["tungstenite=info", "tokio_tungstenite=info"];
-
-fn without_contents(filter: EnvFilter) -> EnvFilter {
-    let directives = LIBRARIES_WITH_CONTENTS.iter();
-    directives
-        .filter_map(|directive| directive.parse().ok())
-        .fold(filter, EnvFilter::add_directive)
 }
 
 /// Reads a filter: a level, or directives such as `warn,catchup::gateway=debug`.

@@ -194,7 +194,7 @@ impl Crew {
     fn wanted(&mut self) -> BTreeSet<Source> {
         let owned = self.owned.borrow_and_update();
         let partitions = owned.iter().copied().map(Source::Partition);
-        partitions.chain([Source::Keyless]).collect()
+        partitions.chain(Source::SHARED).collect()
     }
 
     fn stop_unwanted(&mut self, wanted: &BTreeSet<Source>) {

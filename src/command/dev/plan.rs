@@ -24,7 +24,13 @@ pub const WORKERS_MAX: u16 = 32;
 pub const PORT_MAX: u16 = u16::MAX - ADMIN_PORT_OFFSET - GATEWAYS_MAX - WORKERS_MAX;
 
 /// The settings that the roles take from dev's own environment; all others dev decides.
-const PASSED_ON: [Setting; 9] = [
+const PASSED_ON: [Setting; 15] = [
+    Setting::CaFile,
+    Setting::ClientCertificateFile,
+    Setting::ClientKeyFile,
+    Setting::NatsCredentialsFile,
+    Setting::NatsNkeyFile,
+    Setting::Replicas,
     Setting::Namespace,
     Setting::MessageTtl,
     Setting::MaxMessages,

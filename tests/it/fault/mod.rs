@@ -22,6 +22,7 @@
 //! the load ten times as large.
 
 mod bus;
+mod cluster;
 mod commands;
 mod everyone;
 mod gateway;
@@ -33,6 +34,7 @@ mod reader;
 mod ready;
 mod refusal;
 mod runner;
+mod sentinel;
 mod store;
 mod worker;
 

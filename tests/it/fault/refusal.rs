@@ -163,12 +163,12 @@ async fn what_comes_later_is_refused_and_contradictions_are_named() {
         ),
         (
             "worker",
-            &[("CATCHUP_REDIS_URL", "redis+sentinel://a:1/x")],
+            &[("CATCHUP_REDIS_URL", "redis+sentinel://:hidden@a:1")],
             "CATCHUP_REDIS_URL",
         ),
         (
             "worker",
-            &[("CATCHUP_REDIS_URL", "rediss://:hidden@a:1")],
+            &[("CATCHUP_REDIS_URL", "rediss://:hidden@")],
             "CATCHUP_REDIS_URL",
         ),
         (

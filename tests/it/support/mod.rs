@@ -45,6 +45,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod browser;
+pub mod certificates;
 pub mod chance;
 pub mod command;
 pub mod http;

@@ -43,6 +43,7 @@ impl Servers {
 /// A nats-server with JetStream.
 pub struct NatsServer {
     server: Server,
+    name: String,
 }
 
 impl NatsServer {
@@ -64,14 +65,20 @@ impl NatsServer {
         // Another process's server on this port would not answer with this name.
         let name = format!("test-{}-{port}", std::process::id());
         words.extend(["--name".to_owned(), name.clone()]);
+        let expected = format!("\"{name}\"");
         let is_ours = move |_: &Process, port| {
             let mut line = String::new();
             let stream = probe_connect(port)?;
             BufReader::new(stream).read_line(&mut line).ok()?;
-            Some(line.starts_with("INFO ") && line.contains(&format!("\"{name}\"")))
+            Some(line.starts_with("INFO ") && line.contains(&expected))
         };
         let server = Server::start("nats-server", program, words, port, folder, is_ours);
-        NatsServer { server }
+        NatsServer { server, name }
+    }
+
+    /// What it calls itself.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn url(&self) -> String {
@@ -101,25 +108,46 @@ impl RedisServer {
         words.extend(["--save".to_owned(), String::new(), "--dir".to_owned()]);
         words.push(folder.path().display().to_string());
         words.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        let is_ours = |process: &Process, port| {
-            let mut stream = probe_connect(port)?;
-            stream.write_all(b"INFO server\r\n").ok()?;
-            let expected = format!("process_id:{}", process.id());
-            let mut lines = BufReader::new(stream).lines();
-            // While it loads its data it answers with an error, not with an INFO.
-            let line = lines.by_ref().map_while(Result::ok).find(|line| {
-                line.starts_with("process_id:") || line.starts_with('-') || line.is_empty()
-            })?;
-            Some(line == expected)
-        };
         let program = redis_program();
-        let server = Server::start("redis-server", &program, words, port, folder, is_ours);
+        let server = Server::start("redis-server", &program, words, port, folder, is_redis);
+        RedisServer { server }
+    }
+
+    /// A sentinel that watches a primary by this name, and alone may promote a replica of it.
+    pub fn start_sentinel(name: &str, primary: &RedisServer) -> RedisServer {
+        let port = free_port();
+        let folder = scratch_folder("sentinel");
+        let file = folder.path().join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {name} 127.0.0.1 {} 1\n\
+             sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 2000\n",
+            folder.path().display(),
+            primary.port(),
+        );
+        fs::write(&file, text).expect("writable");
+        let words = vec![file.display().to_string(), "--sentinel".to_owned()];
+        let program = redis_program();
+        let server = Server::start("sentinel", &program, words, port, folder, is_redis);
         RedisServer { server }
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.server.port)
     }
+}
+
+/// True where the process itself answers with its number.
+fn is_redis(process: &Process, port: u16) -> Option<bool> {
+    let mut stream = probe_connect(port)?;
+    stream.write_all(b"INFO server\r\n").ok()?;
+    let expected = format!("process_id:{}", process.id());
+    let mut lines = BufReader::new(stream).lines();
+    // While it loads its data it answers with an error, not with an INFO.
+    let line = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .find(|line| line.starts_with("process_id:") || line.starts_with('-') || line.is_empty())?;
+    Some(line == expected)
 }
 
 type IsOurs = Box<dyn Fn(&Process, u16) -> Option<bool> + Send + Sync>;
