@@ -47,6 +47,8 @@ const PROBE_KEYS: [&str; 8] = [
 ];
 /// What may wait for one user: the most that can be set.
 const MESSAGES_MAX: u32 = 100_000;
+/// After the last fault, when all is well and everybody there, what waited is there in less.
+const LATE: Duration = Duration::from_secs(5);
 /// Between two users who come for the first time.
 const JOIN_PAUSE: Duration = Duration::from_millis(700);
 
@@ -157,7 +159,21 @@ pub async fn run(parameters: Parameters) -> Report {
     let (_, joined, ()) = tokio::join!(producing, joining, faults);
     devices.extend(joined);
     run.system.ready().await;
-    report.verdict = run.oracle.until_quiet().await;
+    let calm = Instant::now();
+    let mut late = Vec::new();
+    let missing = async {
+        // What has not arrived by then waits for something.
+        sleep(LATE).await;
+        late = run.oracle.verdict().lost;
+        println!("late: {late:#?}");
+        std::future::pending().await
+    };
+    report.verdict = tokio::select! {
+        verdict = run.oracle.until_quiet() => verdict,
+        () = missing => unreachable!("it waits for ever"),
+    };
+    report.late = late;
+    report.quiet_after = calm.elapsed();
     run.times.ends.cancel();
     for device in devices {
         device.await.expect("a device did not panic");

@@ -16,6 +16,10 @@ pub struct Report {
     pub elapsed: Duration,
     pub rows: BTreeMap<Kind, Row>,
     pub verdict: Verdict,
+    /// How long after the last fault, with everybody there, all had arrived.
+    pub quiet_after: Duration,
+    /// What had not arrived when it should have.
+    pub late: Vec<String>,
 }
 
 /// The faults of one kind.
@@ -105,10 +109,16 @@ impl fmt::Display for Report {
         let verdict = &self.verdict;
         writeln!(
             formatter,
-            "seed {}, {:.0} s, {} reconnects, {} out of order, {} to a wrong user, {} false missed",
+            "seed {}, {:.0} s, all there {:.1} s after the last fault, {} late; {} reconnects",
             self.seed,
             self.elapsed.as_secs_f64(),
+            self.quiet_after.as_secs_f64(),
+            self.late.len(),
             verdict.reconnects,
+        )?;
+        writeln!(
+            formatter,
+            "{} out of order, {} to a wrong user, {} false missed",
             verdict.inversions.len(),
             verdict.strange.len(),
             verdict.false_missed.len(),
