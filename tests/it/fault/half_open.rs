@@ -115,3 +115,34 @@ async fn acknowledgements_that_never_arrive_cost_a_repeat_and_no_message() {
     assert_eq!(data_of(&ann.messages(1).await), [EVENTS]);
     ann.close().await;
 }
+
+/// What a gateway asked of Redis may be carried out long after it gave up: a registration that is
+/// late must not take the place of the connection that the device has made elsewhere meanwhile.
+#[tokio::test]
+async fn a_registration_that_comes_late_takes_nothing_from_a_newer_connection() {
+    let system = System::builder().gateways(2).proxied().start().await;
+    let first = system.gateway(0);
+    // So that the gateway has its connection to Redis, with a script of each kind behind it.
+    let mut ann = first.socket().user("ann").connect().await;
+    ann.until_live().await;
+    ann.close().await;
+
+    let link = &system.links(first).redis;
+    link.set(Mode::HalfOpen {
+        passes: Direction::ToClient,
+    });
+    let refused = first.socket().user("ann").try_connect().await;
+    assert_eq!(refused.err().map(|refused| refused.status), Some(503));
+    let mut ann = system.gateway(1).socket().user("ann").connect().await;
+    ann.until_live().await;
+    link.set(Mode::Pass);
+    first.ready().await;
+    for number in 0..EVENTS {
+        publish(&system, number..number + 1).await;
+        assert_eq!(data_of(&ann.messages(1).await), [number]);
+    }
+    let mailbox = system.mailbox("ann").await;
+    let connections = String::from_utf8_lossy(&mailbox["connections"]).into_owned();
+    assert!(connections.contains("gateway-2"), "{connections}");
+    ann.close().await;
+}

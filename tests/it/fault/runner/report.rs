@@ -42,8 +42,9 @@ impl Report {
             true => &verdict.inversions,
             false => &[],
         };
-        let lists: [(&str, &[String]); 4] = [
+        let lists: [(&str, &[String]); 5] = [
             ("lost", &verdict.lost),
+            ("late", &self.late),
             ("wrong user", &verdict.strange),
             ("false missed", &verdict.false_missed),
             ("out of order", inversions),
