@@ -21,7 +21,12 @@ use super::{Bus, BusError, Names};
 const EVENTS_AGE_MARGIN: Duration = Duration::from_secs(3600);
 /// A publish with a `Nats-Msg-Id` may be repeated for this long (contract §3).
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// A refused event is kept this long, for whoever repairs its publisher.
 const DEAD_LETTERS_AGE_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Most messages in `DEAD_LETTERS`; beyond it the oldest goes, so that a publisher of nothing but
+/// refused events never stops the workers. A message is as large as NATS takes at most (1 MiB by
+/// default). There is no limit in bytes: the server sets those aside at once, and a small one
+/// would refuse the stream. An operator may choose other limits, which are left as they are.
 const DEAD_LETTERS_MAX: u64 = 1_000_000;
 
 /// What the workers need to know of `EVENTS`.

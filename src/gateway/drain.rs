@@ -10,14 +10,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::chance::{chance, shuffle};
+use super::chance::{once_to_twice, shuffle};
 use super::node::Node;
-use super::registry::Signal;
+use super::registry::{AWAY_MIN, Signal};
 
 /// A node tells at least so many sockets a second: a few need not be spread over the whole time.
 const TOLD_PER_SECOND_MIN: f64 = 10.0;
-/// The delay that every leaving client is asked to keep, and up to twice of it by chance.
-const RETRY_DELAY: Duration = Duration::from_millis(300);
 /// After a stall of this process, late sockets are told at most this much faster than planned.
 const CATCH_UP: f64 = 1.25;
 /// And at most those of this time at once; the clock is no finer for many sockets anyway.
@@ -26,7 +24,7 @@ const SLICE: Duration = Duration::from_millis(50);
 /// acknowledgements.
 const GONE_SECONDS_MAX: Duration = Duration::from_secs(8);
 
-/// When each of a number of sockets is told, and after what delay it comes back.
+/// When each of a number of sockets is told, and when it comes back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Schedule {
     /// From one socket to the next.
@@ -51,9 +49,10 @@ impl Schedule {
         self.tell_interval.mul_f64(index as f64)
     }
 
-    /// Since the socket was told, without chance.
-    fn delay(&self, index: usize) -> Duration {
-        (self.return_interval - self.tell_interval).mul_f64(index as f64)
+    /// When its client comes back, since the beginning and without chance. Of a moment, not of a
+    /// delay: a socket that is told late loses some of its time away and no more.
+    fn returned(&self, index: usize) -> Duration {
+        self.return_interval.mul_f64(index as f64)
     }
 }
 
@@ -92,8 +91,8 @@ async fn tell_all(node: &Node, signal: Signal, over: Duration) {
         }
         let slice = Instant::now().checked_sub(SLICE).unwrap_or(at);
         earliest = at.max(slice) + interval_min;
-        let delay = schedule.delay(index) + RETRY_DELAY + chance(RETRY_DELAY);
-        handle.send_away(signal, delay);
+        let return_at = start + schedule.returned(index) + once_to_twice(AWAY_MIN);
+        handle.send_away(signal, return_at);
     }
 }
 
@@ -103,7 +102,7 @@ mod tests {
 
     fn seconds(schedule: Schedule, sockets: usize) -> (f64, f64) {
         let told = schedule.told(sockets).as_secs_f64();
-        let returned = told + schedule.delay(sockets).as_secs_f64();
+        let returned = schedule.returned(sockets).as_secs_f64();
         (
             (told * 10.0).round() / 10.0,
             (returned * 10.0).round() / 10.0,
@@ -130,6 +129,6 @@ mod tests {
     fn without_time_the_delays_alone_spread_the_reconnects() {
         let schedule = Schedule::new(2_000, Duration::ZERO, 500);
         assert_eq!(seconds(schedule, 2_000), (0.0, 4.0));
-        assert_eq!(schedule.delay(1_000), Duration::from_secs(2));
+        assert_eq!(schedule.returned(1_000), Duration::from_secs(2));
     }
 }

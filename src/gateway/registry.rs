@@ -2,17 +2,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::limits::USER_CONNECTIONS_MAX;
 use crate::session::Forwarded;
 
 /// Most forwards that wait for one socket's task; one more makes it read its mailbox instead.
 pub const CONNECTION_QUEUE_MAX: usize = 64;
+/// Shortest time that a client of a leaving node is asked to stay away: a load balancer has to see
+/// first that the node is not ready.
+pub const AWAY_MIN: Duration = Duration::from_millis(300);
 /// Locks, so that connects and forwards of different users seldom meet.
 const SHARDS: usize = 16;
 
@@ -56,8 +60,8 @@ struct Shared {
     queued: Notify,
     /// Signals not yet taken.
     raised: AtomicU8,
-    /// Milliseconds that the client is asked to stay away.
-    retry_delay_ms: AtomicU32,
+    /// When the client is to come back elsewhere, once it was told to go.
+    return_at: OnceLock<Instant>,
     signalled: Notify,
 }
 
@@ -82,10 +86,12 @@ impl Inbox {
         }
     }
 
-    /// How long the client is asked to stay away, where it was told to go.
-    pub fn retry_delay(&self) -> Duration {
-        let milliseconds = self.0.retry_delay_ms.load(Ordering::Acquire);
-        Duration::from_millis(u64::from(milliseconds))
+    /// How long the client is asked to stay away from now on. What was planned is a moment: who is
+    /// told late, because the node had too much to do, does not come late, and together with others.
+    pub fn retry_delay(&self, now: Instant) -> Duration {
+        let return_at = self.0.return_at.get();
+        let left = return_at.map(|at| at.saturating_duration_since(now));
+        left.unwrap_or_default().max(AWAY_MIN)
     }
 }
 
@@ -138,10 +144,9 @@ impl Handle {
         self.shared.signalled.notify_one();
     }
 
-    /// Tells it to go, and for how long the client is to stay away.
-    pub fn send_away(&self, signal: Signal, retry_delay: Duration) {
-        let milliseconds = u32::try_from(retry_delay.as_millis()).unwrap_or(u32::MAX);
-        (self.shared.retry_delay_ms).store(milliseconds, Ordering::Release);
+    /// Tells it to go, and when the client is to come back. The first such moment stands.
+    pub fn send_away(&self, signal: Signal, return_at: Instant) {
+        let _ = self.shared.return_at.set(return_at);
         self.signal(signal);
     }
 }
@@ -300,6 +305,19 @@ mod tests {
         }
         assert_eq!(inbox.0.queue.lock().unwrap().capacity(), 0);
         assert_eq!(registry.deliver("ann", item), 0);
+    }
+
+    #[test]
+    fn who_is_told_late_comes_back_when_planned() {
+        let now = Instant::now();
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        let (handle, inbox) = Handle::new(1);
+        assert_eq!(inbox.retry_delay(now), AWAY_MIN);
+        handle.send_away(Signal::Leave, after(2_000));
+        assert_eq!(inbox.retry_delay(now), Duration::from_millis(2_000));
+        assert_eq!(inbox.retry_delay(after(500)), Duration::from_millis(1_500));
+        assert_eq!(inbox.retry_delay(after(1_900)), AWAY_MIN);
+        assert_eq!(inbox.retry_delay(after(3_000)), AWAY_MIN);
     }
 
     #[test]

@@ -301,6 +301,42 @@ async fn bad_types_and_keys_are_refused_like_bad_bodies() {
 }
 
 #[tokio::test]
+async fn dead_letters_beyond_the_limit_replace_the_oldest() {
+    let system = System::start().await;
+    let jetstream = system.jetstream().await;
+    let name = system.stream_name("DEAD_LETTERS");
+    let mut stream = jetstream.get_stream(&name).await.expect("the stream");
+    let mut config = stream.info().await.expect("its state").config.clone();
+    assert_eq!(config.max_messages, 1_000_000);
+    // An operator may choose another limit, and a worker that starts leaves it.
+    config.max_messages = 5;
+    jetstream.update_stream(&config).await.expect("the limit");
+    system.worker(0).stop().await;
+    system.worker(0).start_again();
+    system.worker(0).ready().await;
+    let mut refused = Vec::new();
+    for number in 0..20 {
+        let event = json!({ "targetUserIds": ["ann"], "number": number });
+        refused.push(system.publish("new_post.1", event).await);
+    }
+    system
+        .publish("new_post.1", event(&["ann"], "behind them"))
+        .await;
+    system.until_stored("ann", 1).await;
+    system.processed().await;
+    let mut kept = Vec::new();
+    for (_, headers, _) in system.dead_letters().await {
+        let sequence = headers.get("Catchup-Sequence").expect("the sequence");
+        kept.push(sequence.as_str().parse().expect("a number"));
+    }
+    // Those of one batch are put away side by side.
+    kept.sort_unstable();
+    assert_eq!(kept.len(), 5);
+    assert!(kept.iter().all(|sequence: &u64| refused.contains(sequence)));
+    assert!(!kept.contains(&refused[0]), "the oldest is kept");
+}
+
+#[tokio::test]
 async fn subjects_of_another_shape_get_no_acknowledgement() {
     let system = System::shared().await;
     let ann = user("ann");

@@ -77,7 +77,8 @@ impl Connection {
             self.outbox.push(&self.node, &frame, Vec::new());
         }
         if matches!(code, CloseCode::GoingAway | CloseCode::Restarting) {
-            let retry_milliseconds = self.inbox.retry_delay().as_millis() as u64;
+            let delay = self.inbox.retry_delay(Instant::now());
+            let retry_milliseconds = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             let frame = ServerFrame::Away { retry_milliseconds };
             self.outbox.push(&self.node, &frame, Vec::new());
         }

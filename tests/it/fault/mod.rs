@@ -52,7 +52,7 @@ use crate::support::{Oracle, Reader, Role, System, eventually};
 /// Held by the tests that keep all cores busy, so that they do not slow each other down.
 static BUSY: Mutex<()> = Mutex::const_new(());
 
-async fn alone() -> MutexGuard<'static, ()> {
+pub async fn alone() -> MutexGuard<'static, ()> {
     BUSY.lock().await
 }
 

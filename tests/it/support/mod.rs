@@ -18,6 +18,7 @@
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
 //! | `patient` | thousands of clients that come back when they are told to |
+//! | `crowd` | thousands of clients behind a load balancer, that move between gateways |
 //! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
 //! | `reader` | [`Reader`]: a client that acknowledges and comes back by itself |
 //! | `nats` | publishing by JetStream, and [`RawNats`] for bytes that no client library sends |
@@ -48,6 +49,7 @@ pub mod browser;
 pub mod certificates;
 pub mod chance;
 pub mod command;
+pub mod crowd;
 pub mod http;
 pub mod key_server;
 pub mod letters;

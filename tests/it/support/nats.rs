@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{DEADLINE, System, eventually};
+use super::{DEADLINE, System, eventually_within};
 
 impl System {
     /// A connection to the system's NATS, made at first use.
@@ -85,8 +85,13 @@ impl System {
     /// Waits until the workers have acknowledged every event that was published so far: each
     /// is in its mailboxes, or a dead letter.
     pub async fn processed(&self) {
+        self.processed_within(DEADLINE).await;
+    }
+
+    /// The same where many are in the way.
+    pub async fn processed_within(&self, within: Duration) {
         let jetstream = self.jetstream().await;
-        eventually("every event is acknowledged", async || {
+        eventually_within(within, "every event is acknowledged", async || {
             let stream = jetstream.get_stream(self.stream_name("EVENTS")).await;
             let consumers = stream.ok()?.consumers();
             let infos: Result<Vec<_>, _> = consumers.try_collect().await;

@@ -278,11 +278,10 @@ impl Oracle {
 impl Inner {
     fn ear(&mut self, user: &str, device: &str) -> &mut Ear {
         let name = (user.to_owned(), device.to_owned());
-        let is_first = !self.ears.keys().any(|(known, _)| known == user);
-        let waiting = &self.waiting;
-        self.ears.entry(name).or_insert_with(|| {
-            let waiting = waiting.get(user).filter(|_| is_first);
-            Ear {
+        if !self.ears.contains_key(&name) {
+            let is_first = self.ears_of(user).next().is_none();
+            let waiting = self.waiting.get(user).filter(|_| is_first);
+            let ear = Ear {
                 known_since: Instant::now(),
                 is_first,
                 heard: Vec::new(),
@@ -291,20 +290,33 @@ impl Inner {
                 repeats: 0,
                 missed: Vec::new(),
                 connections: 0,
-            }
-        })
+            };
+            self.ears.insert(name.clone(), ear);
+        }
+        self.ears.get_mut(&name).expect("inserted above")
+    }
+
+    fn ears_of<'a>(&'a mut self, user: &'a str) -> impl Iterator<Item = &'a mut Ear> {
+        let ears = self.ears.range_mut((user.to_owned(), String::new())..);
+        let ears = ears.take_while(move |((known, _), _)| known == user);
+        ears.map(|(_, ear)| ear)
     }
 
     fn promise(&mut self, id: &str, promise: Promise) {
-        for ((user, _), ear) in &mut self.ears {
-            if ear.is_owed(user, &promise) && !ear.seen.contains(id) {
-                ear.missing.insert(id.to_owned());
+        match &promise.audience {
+            Owed::Users(users) => {
+                for user in users {
+                    let waiting = self.waiting.entry(user.clone()).or_default();
+                    waiting.push(id.to_owned());
+                    for ear in self.ears_of(user) {
+                        ear.owe(id, user, &promise);
+                    }
+                }
             }
-        }
-        if let Owed::Users(users) = &promise.audience {
-            for user in users {
-                let waiting = self.waiting.entry(user.clone()).or_default();
-                waiting.push(id.to_owned());
+            Owed::Everyone(_) => {
+                for ((user, _), ear) in &mut self.ears {
+                    ear.owe(id, user, &promise);
+                }
             }
         }
         self.promises.insert(id.to_owned(), promise);
@@ -333,9 +345,13 @@ impl Ear {
         true
     }
 
-    fn is_owed(&self, user: &str, promise: &Promise) -> bool {
+    /// Notes what the device of this user has to hear, if it is owed.
+    fn owe(&mut self, id: &str, user: &str, promise: &Promise) {
         let waits = self.is_first && matches!(promise.audience, Owed::Users(_));
-        promise.is_for(user) && (waits || self.known_since <= promise.began)
+        let is_known = waits || self.known_since <= promise.began;
+        if is_known && promise.is_for(user) && !self.seen.contains(id) {
+            self.missing.insert(id.to_owned());
+        }
     }
 }
 

@@ -35,9 +35,35 @@ pub struct Inside {
     pub unanswered: usize,
 }
 
-enum Outside {
+/// Why a client is not in.
+pub enum Outside {
+    /// It was told to come back after this.
     Refused(Duration),
+    /// Nobody answered, or the connection ended without a word.
     Unanswered,
+}
+
+/// Opens a socket at a gateway; `path` is `/v1/ws` with its query. A refusal in HTTP has to say
+/// when to come back.
+pub async fn open(port: u16, path: &str) -> Result<WebSocketStream<TcpStream>, Outside> {
+    let headers = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let answered = http::request(port, "GET", path, &headers, b"").await;
+    let (response, stream) = answered.map_err(|_| Outside::Unanswered)?;
+    if response.status != 101 {
+        assert_eq!(response.status, 503);
+        let seconds = response.header("retry-after").expect("a delay");
+        let seconds = seconds.parse().expect("whole seconds");
+        return Err(Outside::Refused(Duration::from_secs(seconds)));
+    }
+    // A buffer of the usual size would cost more than everything else of thousands.
+    let config = WebSocketConfig::default().read_buffer_size(2_048);
+    let (role, config) = (Role::Client, Some(config));
+    Ok(WebSocketStream::from_partially_read(stream, response.body, role, config).await)
 }
 
 impl Patient {
@@ -72,25 +98,7 @@ impl Patient {
             false => "",
         };
         let path = format!("/v1/ws?user={}{refuse}", self.user);
-        let headers = [
-            ("Connection", "Upgrade"),
-            ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Version", "13"),
-            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ];
-        let answered = http::request(self.port, "GET", &path, &headers, b"").await;
-        let (response, stream) = answered.map_err(|_| Outside::Unanswered)?;
-        if response.status != 101 {
-            assert_eq!(response.status, 503);
-            let seconds = response.header("retry-after").expect("a delay");
-            let seconds = seconds.parse().expect("whole seconds");
-            return Err(Outside::Refused(Duration::from_secs(seconds)));
-        }
-        // A buffer of the usual size would cost more than everything else of thousands.
-        let config = WebSocketConfig::default().read_buffer_size(2_048);
-        let (role, config) = (Role::Client, Some(config));
-        let mut socket =
-            WebSocketStream::from_partially_read(stream, response.body, role, config).await;
+        let mut socket = open(self.port, &path).await?;
         let messages = until_live(&mut socket).await?;
         Ok((socket, messages))
     }

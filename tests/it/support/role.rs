@@ -2,16 +2,17 @@
 
 use std::process::ExitStatus;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::command::binary;
-use super::eventually;
 use super::http::{self, Response};
 use super::metrics::Metrics;
 use super::ports::free_port;
 use super::process::{Log, Process};
 use super::socket::SocketRequest;
+use super::{DEADLINE, eventually, eventually_within};
 
 /// The NATS client's reader panics over a header value with a carriage return, which a publisher
 /// can write. A worker has to live with that; `strange_bytes.rs` shows that it does.
@@ -195,7 +196,13 @@ impl Role {
 
     /// Waits for its end, by SIGTERM or by itself; panics where that takes too long.
     pub async fn ended(&self) -> ExitStatus {
-        let status = eventually(format!("the end of {}", self.name), async || self.status()).await;
+        self.ended_within(DEADLINE).await
+    }
+
+    /// The same, for one that has many sockets to send away.
+    pub async fn ended_within(&self, within: Duration) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        let status = eventually_within(within, what, async || self.status()).await;
         *self.state.lock().expect("not poisoned") = State::Ended;
         status
     }

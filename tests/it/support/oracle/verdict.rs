@@ -62,6 +62,9 @@ impl Inner {
     /// What is missing is announced where a `missed` frame speaks of its time, up to the frame's
     /// count.
     fn judge_missing(&self, name: &str, ear: &Ear, verdict: &mut Verdict) {
+        if ear.missing.is_empty() && ear.missed.is_empty() {
+            return;
+        }
         let mut missing: Vec<(&str, u64, (u64, u64))> = (ear.missing.iter())
             .map(|id| {
                 let promise = &self.promises[id];
