@@ -85,7 +85,7 @@ impl Row {
     fn median(&self) -> f64 {
         let mut recoveries = self.recoveries.clone();
         recoveries.sort();
-        let middle = recoveries.get(recoveries.len() / 2);
+        let middle = recoveries.get(recoveries.len().saturating_sub(1) / 2);
         middle.map_or(f64::NAN, Duration::as_secs_f64)
     }
 }
