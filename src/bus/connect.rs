@@ -19,6 +19,10 @@ const SERVER_VERSION_MIN: (u32, u32) = (2, 10);
 /// A dead connection is noticed after two of these without an answer. The library's own default
 /// of 60 s is longer than a worker may be silent.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Most messages that wait for a reader of this process. More than a pull asks for; beyond it the
+/// library drops them and says so, and a gateway reads its mailboxes instead. Its own default of
+/// 65,536 could be 16 GiB of forwards.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 2_048;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -150,6 +154,7 @@ async fn connect_once(config: &BusConfig, servers: &Servers) -> Result<Bus, BusE
     let mut options = ConnectOptions::new()
         .name(&config.name)
         .ping_interval(PING_INTERVAL)
+        .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))
         .reconnect_delay_callback(reconnect_delay)

@@ -1,39 +1,120 @@
 //! How much one client may send.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// Frames a client may send a second in the long run; each may be an acknowledgement.
-const FRAMES_PER_SECOND: f64 = 1_000.0;
-/// Frames it may send at once after a pause.
-const FRAMES_BURST: f64 = 4_000.0;
-/// Bytes a second in the long run, and at once.
-const BYTES_PER_SECOND: f64 = 512.0 * 1024.0;
-const BYTES_BURST: f64 = 2.0 * 1024.0 * 1024.0;
+/// What may come in the long run, and at once after a pause.
+#[derive(Debug)]
+struct Rate {
+    per_second: f64,
+    burst: f64,
+}
 
-/// Two token buckets.
+/// Frames; each may be an acknowledgement.
+static FRAMES: Rate = Rate {
+    per_second: 1_000.0,
+    burst: 4_000.0,
+};
+static BYTES: Rate = Rate {
+    per_second: 512.0 * 1024.0,
+    burst: 2.0 * 1024.0 * 1024.0,
+};
+
+/// A token bucket.
 #[derive(Debug)]
 pub struct Allowance {
-    frames: f64,
-    bytes: f64,
+    rate: &'static Rate,
+    left: f64,
     updated: Instant,
 }
 
 impl Allowance {
-    pub fn new(now: Instant) -> Allowance {
+    pub fn of_frames(now: Instant) -> Allowance {
+        Allowance::new(&FRAMES, now)
+    }
+
+    fn new(rate: &'static Rate, now: Instant) -> Allowance {
         Allowance {
-            frames: FRAMES_BURST,
-            bytes: BYTES_BURST,
+            rate,
+            left: rate.burst,
             updated: now,
         }
     }
 
-    /// Takes one frame out; false where the client sends more than it may.
-    pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
+    /// Takes some out; false where the client sends more than it may.
+    pub fn take(&mut self, amount: usize, now: Instant) -> bool {
         let seconds = (now - self.updated).as_secs_f64();
         self.updated = now;
-        self.frames = FRAMES_BURST.min(self.frames + seconds * FRAMES_PER_SECOND) - 1.0;
-        self.bytes = BYTES_BURST.min(self.bytes + seconds * BYTES_PER_SECOND) - bytes as f64;
-        self.frames >= 0.0 && self.bytes >= 0.0
+        let refilled = self.left + seconds * self.rate.per_second;
+        self.left = refilled.min(self.rate.burst) - amount as f64;
+        self.left >= 0.0
+    }
+}
+
+/// More bytes than a client may send: the error of a read from a [`Metered`] connection.
+#[derive(Debug, thiserror::Error)]
+#[error("more bytes than a client may send")]
+pub struct TooManyBytes;
+
+impl TooManyBytes {
+    /// True where a read failed for this reason.
+    pub fn is_reason_of(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|reason| reason.is::<Self>())
+    }
+}
+
+/// A client's connection. Its bytes are counted here and not by frames: fragments without end or
+/// content never become a frame.
+pub struct Metered {
+    stream: TcpStream,
+    allowance: Allowance,
+}
+
+impl Metered {
+    pub fn new(stream: TcpStream) -> Metered {
+        Metered {
+            stream,
+            allowance: Allowance::new(&BYTES, Instant::now()),
+        }
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let count = buffer.filled().len() - before;
+        Poll::Ready(match self.allowance.take(count, Instant::now()) {
+            true => Ok(()),
+            false => Err(io::Error::other(TooManyBytes)),
+        })
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -46,13 +127,16 @@ mod tests {
     #[test]
     fn a_burst_passes_and_a_flood_does_not() {
         let now = Instant::now();
-        let mut allowance = Allowance::new(now);
+        let mut frames = Allowance::of_frames(now);
         for _ in 0..4_000 {
-            assert!(allowance.take(100, now));
+            assert!(frames.take(1, now));
         }
-        assert!(!allowance.take(100, now));
+        assert!(!frames.take(1, now));
         let later = now + Duration::from_secs(10);
-        assert!(allowance.take(100, later));
-        assert!(!allowance.take(3 * 1024 * 1024, later));
+        assert!(frames.take(1, later));
+        let mut bytes = Allowance::new(&BYTES, now);
+        assert!(bytes.take(2 * 1024 * 1024, now));
+        assert!(!bytes.take(1, now));
+        assert!(!bytes.take(3 * 1024 * 1024, later));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, select};
@@ -15,10 +14,7 @@ use crate::bus::{self, Bus, BusConfig, BusError, BusState, Forward, GatewayMessa
 use crate::mailbox::ConnectionId;
 use crate::session::{Forwarded, Placed};
 use crate::telemetry::{Limit, ReconcileReason};
-/// Connections told to compare with their mailboxes in one go, and the pause after it: 10,000 a
-/// second.
-const RECONCILE_SLICE: usize = 200;
-const RECONCILE_PAUSE: Duration = Duration::from_millis(20);
+
 /// Most workers whose links are followed; beyond that all are followed afresh.
 const LINKS_MAX: usize = 1_000;
 
@@ -83,7 +79,7 @@ pub async fn run(
             subscribed => subscribed?,
         };
         node.set_bus(Some(subscription.bus()));
-        reconcile_all(&node, ReconcileReason::BusReconnected);
+        node.reconciles.ask(ReconcileReason::BusReconnected);
     }
 }
 
@@ -116,10 +112,10 @@ fn notice(node: &Arc<Node>, before: BusState, state: BusState) {
     }
     if state.slow_consumers > before.slow_consumers {
         node.metrics.limit_hit(Limit::ForwardQueue);
-        reconcile_all(node, ReconcileReason::SlowConsumer);
+        node.reconciles.ask(ReconcileReason::SlowConsumer);
     }
     if state.connected && (!before.connected || state.outages > before.outages) {
-        reconcile_all(node, ReconcileReason::BusReconnected);
+        node.reconciles.ask(ReconcileReason::BusReconnected);
     }
 }
 
@@ -127,7 +123,7 @@ fn receive(node: &Arc<Node>, links: &mut HashMap<String, u64>, payload: &bytes::
     match GatewayMessage::decode(payload) {
         Ok(GatewayMessage::Forward(forward)) => {
             if skips_a_number(links, &forward) {
-                reconcile_all(node, ReconcileReason::LinkHole);
+                node.reconciles.ask(ReconcileReason::LinkHole);
             }
             deliver(node, forward);
         }
@@ -144,7 +140,7 @@ fn receive(node: &Arc<Node>, links: &mut HashMap<String, u64>, payload: &bytes::
         // What it forwarded is in the mailboxes.
         Err(error) => {
             tracing::warn!("a message to this node cannot be read: {error}");
-            reconcile_all(node, ReconcileReason::LinkHole);
+            node.reconciles.ask(ReconcileReason::LinkHole);
         }
     }
 }
@@ -208,20 +204,6 @@ pub async fn replace(node: &Node, peer: &Peer, older: &ConnectionId) {
     if let Err(error) = bus.client.publish(subject, message.encode()).await {
         tracing::debug!("an older connection could not be told: {error}");
     }
-}
-
-/// Tells every connection to compare with its mailbox, some at a time.
-pub fn reconcile_all(node: &Arc<Node>, reason: ReconcileReason) {
-    let node = Arc::clone(node);
-    tokio::spawn(async move {
-        for (index, handle) in node.registry.handles().into_iter().enumerate() {
-            if index % RECONCILE_SLICE == RECONCILE_SLICE - 1 {
-                tokio::time::sleep(RECONCILE_PAUSE).await;
-            }
-            handle.signal(Signal::Reconcile);
-            node.metrics.reconcile(reason);
-        }
-    });
 }
 
 #[cfg(test)]

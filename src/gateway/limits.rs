@@ -7,6 +7,7 @@
 //! | what | most | beyond it | `limit` |
 //! |---|---|---|---|
 //! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | wait in the kernel's queue, unaccepted | `requests` |
+//! | time of a TCP connection that is no socket ([`REQUESTS_SECONDS_MAX`]) | 25 s | closed, whatever it asks | – |
 //! | head of a request, time and size ([`HEAD_SECONDS_MAX`], [`HEAD_BYTES_MAX`]) | 10 s, 32 KiB | the TCP connection is closed, or 431 | `handshake` for the time |
 //! | query string ([`QUERY_BYTES_MAX`]) | 16 KiB | 400 | – |
 //! | admission: keys, the turn, the first page ([`ADMISSION_SECONDS_MAX`]) | 10 s | 503 / 1013 with a retry delay | `handshake` |
@@ -23,8 +24,8 @@
 //! | messages sent and not acknowledged (`session::WINDOW_MESSAGES`) | 256 | the rest waits in the mailbox | – |
 //! | forwards that wait for one socket (`registry::CONNECTION_QUEUE_MAX`) | 64 | dropped: the socket reads its mailbox | `socket_queue` |
 //! | forwards held behind a missing one (`session::HELD_FORWARDS_MAX`) | 16, 75 ms | dropped: the socket reads its mailbox | – |
-//! | forwards that wait for the node (NATS client) | 65,536 | dropped: all sockets compare with their mailboxes | `forward_queue` |
-//! | sockets told to compare a second (`forwarding`) | 10,000 | wait | – |
+//! | forwards that wait for the node (`bus::connect`) | 2,048, each at most 256 KiB | dropped: all sockets compare with their mailboxes | `forward_queue` |
+//! | sockets told to compare a second (`reconcile`) | 10,000 | wait | – |
 //! | frames that wait to be written to one socket | those of one step, 512 KiB | nothing more is read for it | – |
 //! | no progress on a socket (`outbox::NO_PROGRESS`) | 30 s | 4008 | `no_progress` |
 //! | a client's answer to a close (`connection`) | 2 s | its TCP connection is closed | – |
@@ -34,6 +35,9 @@ use std::time::Duration;
 
 /// Most requests that are not sockets yet, at one time; each holds about 14 KiB.
 pub const REQUESTS_MAX: usize = 2_048;
+/// A TCP connection that has not become a socket ends after this: it holds a place among the
+/// requests. Longer than the head and the admission together.
+pub const REQUESTS_SECONDS_MAX: Duration = Duration::from_secs(25);
 /// A client that takes longer over the head of a request loses its connection.
 pub const HEAD_SECONDS_MAX: Duration = Duration::from_secs(10);
 /// Longest head of a request; a token may be 8 KiB of it.

@@ -13,9 +13,10 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{HEAD_BYTES_MAX, HEAD_SECONDS_MAX, REQUESTS_MAX};
+use super::limits::{HEAD_BYTES_MAX, HEAD_SECONDS_MAX, REQUESTS_MAX, REQUESTS_SECONDS_MAX};
 use super::node::Node;
 use super::refusal::json_response;
 use super::{demo, websocket};
@@ -100,11 +101,12 @@ async fn answer(node: Arc<Node>, stream: TcpStream, origin: Origin) {
         .header_read_timeout(HEAD_SECONDS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
     // Any other error is the client's: it left, or sent something that is no HTTP.
-    if served.is_err_and(|error| error.is_timeout()) {
-        metrics.limit_hit(Limit::Handshake);
+    match timeout(REQUESTS_SECONDS_MAX, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if !error.is_timeout() => {}
+        Ok(Err(_)) | Err(_) => metrics.limit_hit(Limit::Handshake),
     }
 }
 

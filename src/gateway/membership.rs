@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle as Runtime;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::node::Node;
 use super::operations::Peer;
@@ -15,6 +16,8 @@ pub struct Membership {
     peer: Peer,
     /// The mailbox may know the connection.
     is_registered: bool,
+    /// A node that leaves waits for it, from the admission on.
+    _tracked: TaskTrackerToken,
 }
 
 impl Membership {
@@ -31,6 +34,7 @@ impl Membership {
             node: Arc::clone(node),
             peer: peer.clone(),
             is_registered: false,
+            _tracked: node.connections.token(),
         };
         Some((membership, inbox))
     }
@@ -40,14 +44,16 @@ impl Membership {
         self.is_registered = true;
     }
 
-    /// Removes the connection from the mailbox, once. Where that fails, it is removed with its
-    /// node's incarnation, or replaced by the device's next one.
+    /// Removes the connection from the mailbox. Where that fails it is tried once more, without
+    /// anybody waiting; then it is removed with its node's incarnation, or replaced by the device's
+    /// next one.
     pub async fn unregister(&mut self) {
-        if !std::mem::take(&mut self.is_registered) {
+        if !self.is_registered {
             return;
         }
         if let Some(link) = self.node.store.link() {
-            let _ = link.unregister(&self.peer.user, &self.peer.id).await;
+            let removed = link.unregister(&self.peer.user, &self.peer.id).await;
+            self.is_registered = removed.is_err();
         }
     }
 }

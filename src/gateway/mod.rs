@@ -23,6 +23,7 @@ mod outbox;
 mod pacer;
 mod places;
 mod presence;
+mod reconcile;
 mod refusal;
 mod registry;
 mod ring;
@@ -168,6 +169,7 @@ async fn serve(
         result = forwards => Ok(result?),
         result = follow => Ok(result?),
         error = presence::keep(Arc::clone(node), epoch) => Err(error.into()),
+        () = reconcile::run(node) => Ok(()),
     }
 }
 

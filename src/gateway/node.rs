@@ -14,6 +14,7 @@ use super::limits::{GatewayLimits, REPLAYS_MAX};
 use super::pacer::Pacer;
 use super::places::Places;
 use super::presence::Changes;
+use super::reconcile::Wanted;
 use super::registry::Registry;
 use super::ring::Ring;
 use super::store_clock::StoreClock;
@@ -36,6 +37,8 @@ pub struct Node {
     pub ring_doubted: Notify,
     pub store_clock: StoreClock,
     pub presence: Changes,
+    /// Rounds in which all connections compare with their mailboxes.
+    pub reconciles: Wanted,
     pub auth: Auth,
     pub origins: AllowedOrigins,
     /// Serves the demo page and its publish endpoint.
@@ -87,6 +90,7 @@ impl Node {
             ring_doubted: Notify::new(),
             store_clock: StoreClock::default(),
             presence: Changes::default(),
+            reconciles: Wanted::default(),
             auth: parts.auth,
             origins: parts.origins,
             is_demo: parts.is_demo,

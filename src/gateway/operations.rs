@@ -46,11 +46,12 @@ pub async fn register_first(
     peer: &Peer,
     mut cursor: Option<Position>,
 ) -> Result<Registered, MailboxError> {
-    let _turn = node.replay_turn().await;
     if let Some(position) = &mut cursor {
         let everyone = &mut position.places.everyone;
         *everyone = broadcasts::known_place(node, *everyone).await?;
     }
+    // A turn is for Redis: who waits for NATS keeps none.
+    let turn = node.replay_turn().await;
     let link = node.store.connect().await?;
     let request = || Register {
         cursor,
@@ -67,6 +68,7 @@ pub async fn register_first(
         registered => registered,
     };
     let mut registered = registered?;
+    drop(turn);
     let stored = registered.start;
     let known = broadcasts::known_place(node, stored.places.everyone).await?;
     if known != stored.places.everyone {

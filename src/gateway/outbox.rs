@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use futures_util::SinkExt as _;
 use futures_util::stream::SplitSink;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::node::{Node, wall_clock_ms};
+use super::websocket::Socket;
 use crate::protocol::{MissedReason, ServerFrame};
 use crate::telemetry::{MessageOutcome, Path};
 
@@ -31,7 +30,7 @@ pub struct Account {
 /// Frames on their way to one socket. The caller hands over nothing more while it is busy, so it
 /// holds at most what one step of the session asks for.
 pub struct Outbox {
-    sink: SplitSink<WebSocketStream<TcpStream>, Message>,
+    sink: SplitSink<Socket, Message>,
     queue: VecDeque<(Message, Account)>,
     in_flight: Option<Account>,
     /// Since when the frame in flight has not been taken by the socket.
@@ -40,7 +39,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub fn new(sink: SplitSink<WebSocketStream<TcpStream>, Message>) -> Outbox {
+    pub fn new(sink: SplitSink<Socket, Message>) -> Outbox {
         Outbox {
             sink,
             queue: VecDeque::new(),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::forwarding;
 use super::node::Node;
 use crate::mailbox::{Link, MailboxError};
 use crate::nodes::lease::{self, Held, LEASE_MILLISECONDS, RENEWAL_MILLISECONDS};
@@ -88,7 +87,10 @@ pub async fn begin(node: &Node) -> Result<Epoch, PresenceError> {
 pub async fn keep(node: Arc<Node>, mut epoch: Epoch) -> PresenceError {
     let mut renewal = Instant::now() + Duration::from_millis(RENEWAL_MILLISECONDS);
     let mut is_complete = true;
+    // An older process of this name may have written a last time before it found its lease taken.
+    let mut rewrite_at = Some(Instant::now() + Duration::from_millis(LEASE_MILLISECONDS));
     loop {
+        is_complete &= rewrite_at.take_if(|at| *at <= Instant::now()).is_none();
         tokio::select! {
             () = node.presence.notify.notified() => tokio::time::sleep(WRITE_PAUSE).await,
             () = tokio::time::sleep_until(renewal) => {}
@@ -124,8 +126,10 @@ impl From<MailboxError> for Failure {
 async fn step(node: &Arc<Node>, epoch: &mut Epoch, is_complete: &mut bool) -> Result<(), Failure> {
     let link = node.store.connect().await?;
     if link.epoch() != *epoch {
+        // A store that went back may name an older process again, which is gone.
+        lease::take(&link, &node.name, &node.incarnation).await?;
         *epoch = link.epoch();
-        forwarding::reconcile_all(node, ReconcileReason::EpochChanged);
+        node.reconciles.ask(ReconcileReason::EpochChanged);
         *is_complete = false;
     }
     // Also where only users changed: an older process of this name must not touch the set of the
@@ -137,7 +141,7 @@ async fn step(node: &Arc<Node>, epoch: &mut Epoch, is_complete: &mut bool) -> Re
             let node = Arc::clone(node);
             tokio::spawn(async move {
                 tokio::time::sleep(LAPSED_PAUSE).await;
-                forwarding::reconcile_all(&node, ReconcileReason::LeaseLapsed);
+                node.reconciles.ask(ReconcileReason::LeaseLapsed);
             });
             *is_complete = false;
         }
@@ -196,13 +200,22 @@ async fn forget_online(node: &Node, link: &Link) -> Result<(), MailboxError> {
     Ok(())
 }
 
-/// Gives the name back and empties the set: the node leaves in order.
+/// Empties the set and gives the name back: the node leaves in order. Not where another process has
+/// the name: then the set is that one's.
 pub async fn end(node: &Node) {
     let Some(link) = node.store.link() else {
         return;
     };
-    let released = lease::release(&link, &node.name, &node.incarnation).await;
-    if let Err(error) = released.and(forget_online(node, &link).await) {
+    let ended = async {
+        match lease::renew(&link, &node.name, &node.incarnation).await? {
+            Held::Yes | Held::Lapsed => {
+                forget_online(node, &link).await?;
+                lease::release(&link, &node.name, &node.incarnation).await
+            }
+            Held::TakenByAnother => Ok(()),
+        }
+    };
+    if let Err(error) = ended.await {
         tracing::warn!("the lease runs out by itself: {error}");
     }
 }

@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
+use super::allowance::Metered;
 use super::auth::{Auth, Identified, Unauthorised, token_of};
 use super::connection::{self, Admitted};
 use super::forwarding;
@@ -45,6 +46,9 @@ const DEVICE_DEFAULT: &str = "default";
 const READ_BUFFER_BYTES: usize = 1024;
 /// What may wait in the socket's write buffer: one frame of the largest kind, and its head.
 const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// A client's socket.
+pub type Socket = WebSocketStream<Metered>;
+
 /// The query parameters of contract §4.
 #[derive(Default)]
 struct Parameters {
@@ -383,7 +387,7 @@ async fn refuse(refusal: Refusal, upgrade: OnUpgrade, _origin: Origin) {
 }
 
 /// The plain socket below the HTTP connection, with what the client already sent on it.
-async fn upgraded(upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
+async fn upgraded(upgrade: OnUpgrade) -> Option<Socket> {
     let upgraded: Upgraded = upgrade.await.ok()?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
     let config = WebSocketConfig::default()
@@ -393,7 +397,7 @@ async fn upgraded(upgrade: OnUpgrade) -> Option<WebSocketStream<TcpStream>> {
         .max_message_size(Some(CLIENT_FRAME_BYTES_MAX))
         .max_frame_size(Some(CLIENT_FRAME_BYTES_MAX));
     let socket = WebSocketStream::from_partially_read(
-        parts.io.into_inner(),
+        Metered::new(parts.io.into_inner()),
         parts.read_buf.to_vec(),
         Role::Server,
         Some(config),

@@ -201,6 +201,17 @@ async fn a_redirect_within_the_scheme_is_followed() {
 }
 
 #[tokio::test]
+async fn a_key_without_a_name_is_tried_for_every_token() {
+    let mut key = KeyPair::Rsa.jwk("a");
+    key.as_object_mut().unwrap().remove("kid");
+    let server = KeyServer::start(Answer::Keys(vec![key])).await;
+    let system = start(&server).await;
+    let gateway = system.gateway(0);
+    let_in(gateway, &token(KeyPair::Rsa, "any")).await;
+    assert_unauthorised(gateway, &token(KeyPair::Ec, "any")).await;
+}
+
+#[tokio::test]
 async fn made_up_keys_make_few_fetches() {
     let server = KeyServer::start(Answer::Keys(vec![KeyPair::Ec.jwk("a")])).await;
     let system = start(&server).await;
@@ -257,6 +268,15 @@ async fn a_fresh_token_of_a_new_key_keeps_the_connection() {
     socket
         .expect_silence(end + Duration::from_secs(2) - Instant::now())
         .await;
+    // In an outage nobody can say whether a key is a good one: the token before holds on.
+    server.answer(Answer::Status(503));
+    socket.send(&fresh(KeyPair::Ec, "newer")).await;
+    eventually("a failed fetch", async || {
+        (fetches(gateway, "failed").await > 0.0).then_some(())
+    })
+    .await;
+    socket.expect_silence(Duration::from_millis(300)).await;
+    server.answer(Answer::Keys(vec![KeyPair::Ec.jwk("new")]));
     // And one of a key that is in no set ends it.
     socket.send(&fresh(KeyPair::Ec, "nowhere")).await;
     let frames: Vec<Value> = socket.expect_close(4001).await;

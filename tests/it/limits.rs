@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::socket::Refused;
-use crate::support::{Role, SocketRequest, System, eventually};
+use crate::support::{Role, SocketRequest, System, eventually, user};
 
 async fn hits(gateway: &Role, limit: &str) -> f64 {
     let metrics = gateway.metrics().await;
@@ -189,6 +189,44 @@ async fn who_does_not_finish_a_request_is_dropped() {
         assert!(end.is_ok() || answer.is_empty(), "{end:?}");
     }
     assert!(hits(gateway, "handshake").await >= 2.0);
+}
+
+#[tokio::test]
+async fn who_asks_again_and_again_is_dropped_as_well() {
+    let system = System::shared().await;
+    let stream = TcpStream::connect(("127.0.0.1", system.gateway(0).port()));
+    let (mut answers, mut requests) = stream.await.unwrap().into_split();
+    let asking = tokio::spawn(async move {
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        while requests.write_all(request).await.is_ok() {
+            // Less than a head may take, so that no head is ever late.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    });
+    let start = Instant::now();
+    let mut answer = Vec::new();
+    let ended = timeout(Duration::from_secs(35), answers.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok(), "the gateway gives it up");
+    assert!(start.elapsed() > Duration::from_secs(15), "not at once");
+    assert!(answer.starts_with(b"HTTP/1.1 404"));
+    asking.abort();
+}
+
+#[tokio::test]
+async fn fragments_without_end_are_counted() {
+    let system = System::shared().await;
+    let mut socket = system.connect(&user("flood")).await;
+    socket.until_live().await;
+    // A text frame that never ends, and empty continuations of it, masked with zeros.
+    let tcp = socket.tcp();
+    tcp.write_all(&[0x01, 0x80, 0, 0, 0, 0]).await.unwrap();
+    let empty = [0x00, 0x80, 0, 0, 0, 0].repeat(10_000);
+    for _ in 0..100 {
+        if tcp.write_all(&empty).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(socket.closed().await.code, Some(4029));
 }
 
 #[tokio::test]

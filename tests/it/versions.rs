@@ -132,6 +132,15 @@ async fn a_forward_of_a_version_to_come_is_read_from_the_mailbox() {
         .await
         .unwrap();
     assert_eq!(data_of(&ann.messages(1).await), [2]);
+    // However many there are, the node goes round one time after the other.
+    let subject = system.subject(&format!("gateway.{node}.{incarnation}"));
+    for _ in 0..200 {
+        let junk = Bytes::from_static(&[2, 1, 0]);
+        nats.publish(subject.clone(), junk).await.unwrap();
+    }
+    nats.flush().await.unwrap();
+    system.publish("new_post.1", event(&["ann"], 3)).await;
+    assert_eq!(data_of(&ann.messages(1).await), [3]);
     let holes = system.metric("catchup_reconciles_total", &[("reason", "link_hole")]);
-    assert!(holes.await >= 1.0);
+    assert!((1.0..=200.0).contains(&holes.await));
 }

@@ -69,6 +69,8 @@ pub struct KeySource {
 struct Fetches {
     begun: u64,
     ended: u64,
+    /// The last one brought nothing.
+    has_failed: bool,
 }
 
 impl KeySource {
@@ -98,6 +100,10 @@ impl KeySource {
 
     /// Checks a token; one of an unknown key is checked again after the next fetches, until one
     /// ended that began after this call.
+    ///
+    /// # Errors
+    ///
+    /// [`Unauthorised::NoKeys`] where the key may be a good one, but cannot be had.
     pub async fn check(&self, token: &str) -> Result<Identified, Unauthorised> {
         let until = Instant::now() + DEMAND_SECONDS_MAX;
         let mut fetches = self.fetches.subscribe();
@@ -107,8 +113,14 @@ impl KeySource {
                 Err(Unauthorised::UnknownKey) => {}
                 checked => return checked,
             }
-            if fetches.borrow().ended >= next {
-                return Err(Unauthorised::UnknownKey);
+            let Fetches {
+                ended, has_failed, ..
+            } = *fetches.borrow();
+            if ended >= next {
+                return Err(match has_failed {
+                    true => Unauthorised::NoKeys,
+                    false => Unauthorised::UnknownKey,
+                });
             }
             self.demanded.send_if_modified(|demanded| {
                 let is_more = *demanded < next;
@@ -117,7 +129,7 @@ impl KeySource {
             });
             let changed = timeout_at(until, fetches.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {
-                return Err(Unauthorised::UnknownKey);
+                return Err(Unauthorised::NoKeys);
             }
         }
     }
@@ -157,8 +169,10 @@ impl KeySource {
                     once_to_twice(retry_pause / 2)
                 }
             };
-            self.fetches
-                .send_modify(|fetches| fetches.ended = fetches.begun);
+            self.fetches.send_modify(|fetches| {
+                fetches.ended = fetches.begun;
+                fetches.has_failed = is_failing;
+            });
             let ended = self.fetches.borrow().ended;
             tokio::select! {
                 () = sleep(pause) => {}

@@ -96,11 +96,10 @@ impl KeySet {
             return Err(Unauthorised::Invalid);
         }
         let header = decode_header(token).map_err(|_| Unauthorised::Invalid)?;
-        let has_id = |key: &&Key| header.kid.is_none() || key.id == header.kid;
-        let mut keys = self.keys.iter().filter(has_id).peekable();
-        if keys.peek().is_none() {
-            return Err(Unauthorised::UnknownKey);
-        }
+        let is_named = header.kid.is_none() || self.keys.iter().any(|key| key.id == header.kid);
+        // A key without a name may be any.
+        let fits = |key: &&Key| header.kid.is_none() || key.id.is_none() || key.id == header.kid;
+        let keys = self.keys.iter().filter(fits);
         for key in keys.filter(|key| key.check.allows(header.alg)) {
             match key.check.check(token) {
                 // The signature, unless another key made it.
@@ -108,7 +107,10 @@ impl KeySet {
                 checked => return checked,
             }
         }
-        Err(Unauthorised::Invalid)
+        Err(match is_named {
+            true => Unauthorised::Invalid,
+            false => Unauthorised::UnknownKey,
+        })
     }
 }
 

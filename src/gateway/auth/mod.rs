@@ -50,6 +50,8 @@ pub enum Unauthorised {
     NoUser,
     #[error("the token names a key that is not in the key set")]
     UnknownKey,
+    #[error("the token names a key that is not known, and the key set cannot be fetched")]
+    NoKeys,
     #[error("the token is not valid: check its signature, algorithm and form")]
     Invalid,
 }

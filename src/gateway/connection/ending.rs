@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::SplitStream;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::{Connection, Ending};
 use crate::gateway::limits::CLOSE_SECONDS_MAX;
 use crate::gateway::operations;
+use crate::gateway::websocket::Socket;
 use crate::protocol::{ClientFrame, CloseCode, ServerFrame};
 use crate::session::Effect;
 use crate::telemetry::MessageOutcome;
@@ -24,11 +23,7 @@ const FAREWELL_SECONDS: Duration = Duration::from_secs(3);
 
 impl Connection {
     /// Stores what was acknowledged, removes the connection, and answers or sends the close.
-    pub(super) async fn end(
-        mut self: Box<Self>,
-        ending: Ending,
-        stream: &mut SplitStream<WebSocketStream<TcpStream>>,
-    ) {
+    pub(super) async fn end(mut self: Box<Self>, ending: Ending, stream: &mut SplitStream<Socket>) {
         let reason = match &ending {
             Ending::ClosedByClient => "closed by the client".to_owned(),
             Ending::Gone => "the socket is gone".to_owned(),
@@ -69,7 +64,7 @@ impl Connection {
         &mut self,
         code: CloseCode,
         message: &str,
-        stream: &mut SplitStream<WebSocketStream<TcpStream>>,
+        stream: &mut SplitStream<Socket>,
     ) {
         if code.is_clients_fault() {
             let message = message.to_owned();

@@ -14,13 +14,11 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::SplitStream;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::allowance::Allowance;
+use super::allowance::{Allowance, TooManyBytes};
 use super::auth::{Auth, Identified, Unauthorised};
 use super::chance::once_to_twice;
 use super::membership::Membership;
@@ -29,6 +27,7 @@ use super::operations::{Answer, Peer, Reading, Writing, read_everyone, registrat
 use super::outbox::{Account, Outbox};
 use super::places::Place;
 use super::registry::{Inbox, Item, Signal, Taken};
+use super::websocket::Socket;
 use crate::mailbox::{MailboxError, Registered};
 use crate::protocol::{ClientFrame, CloseCode, Everyone, Life, Position};
 use crate::session::{Effect, HOLD_MILLISECONDS, Identity, Session, WINDOW_MESSAGES};
@@ -94,7 +93,7 @@ pub struct Connection {
     inbox: Inbox,
     /// Changes with every event for everyone.
     broadcasts: watch::Receiver<Everyone>,
-    allowance: Allowance,
+    frames: Allowance,
     expires: Option<Instant>,
     wanted: Option<Wanted>,
     reading: Option<Reading>,
@@ -130,7 +129,7 @@ enum Input {
 ///
 /// This future is what an idle socket costs, so it is kept small: what moves from one wait to the
 /// next has a place of its own in it for each of them, and what happens once is boxed.
-pub fn run(admitted: Admitted, socket: WebSocketStream<TcpStream>) -> impl Future<Output = ()> {
+pub fn run(admitted: Admitted, socket: Socket) -> impl Future<Output = ()> {
     let (sink, mut stream) = socket.split();
     let mut connection = Box::new(Connection::new(admitted, Outbox::new(sink)));
     async move {
@@ -170,7 +169,7 @@ impl Connection {
             outbox,
             inbox,
             broadcasts,
-            allowance: Allowance::new(now),
+            frames: Allowance::of_frames(now),
             expires: identified.expires.map(instant_of),
             wanted: None,
             reading: None,
@@ -191,7 +190,7 @@ impl Connection {
         connection
     }
 
-    async fn serve(&mut self, stream: &mut SplitStream<WebSocketStream<TcpStream>>) -> Ending {
+    async fn serve(&mut self, stream: &mut SplitStream<Socket>) -> Ending {
         loop {
             if let Some(ending) = self.ending.take() {
                 return ending;
@@ -281,14 +280,16 @@ impl Connection {
             Err(Error::Protocol(_)) => {
                 return self.close(CloseCode::BadRequest, "not a frame of RFC 6455");
             }
+            Err(Error::Io(error)) if TooManyBytes::is_reason_of(&error) => {
+                return self.close_flood();
+            }
             Err(_) => {
                 self.ending = Some(Ending::Gone);
                 return;
             }
         };
-        if !self.allowance.take(message.len(), now) {
-            self.node.metrics.limit_hit(Limit::ClientFrames);
-            return self.close(CloseCode::TooMany, "too many frames or bytes: send less");
+        if !self.frames.take(1, now) {
+            return self.close_flood();
         }
         match message {
             Message::Text(text) => match ClientFrame::parse(&text) {
@@ -303,6 +304,11 @@ impl Connection {
             Message::Close(_) => self.ending = Some(Ending::ClosedByClient),
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
         }
+    }
+
+    fn close_flood(&mut self) {
+        self.node.metrics.limit_hit(Limit::ClientFrames);
+        self.close(CloseCode::TooMany, "too many frames or bytes: send less");
     }
 
     fn renew_token(&mut self, token: String) {
@@ -328,6 +334,10 @@ impl Connection {
                 self.expires = identified.expires.map(instant_of);
             }
             Ok(_) => self.close(CloseCode::Unauthorised, "the token is another user's"),
+            // The token before it holds for as long as it says.
+            Err(Unauthorised::NoKeys) => {
+                tracing::debug!("a fresh token could not be checked: the key set is not there");
+            }
             Err(error) => self.close(CloseCode::Unauthorised, &error.to_string()),
         }
     }

@@ -164,6 +164,34 @@ async fn an_older_process_of_the_same_name_gives_way() {
     newer.stop().await;
 }
 
+#[tokio::test]
+async fn an_older_process_that_leaves_takes_nothing_from_the_newer() {
+    let system = System::start().await;
+    let older = system.gateway(0);
+    let newer = Role::start(
+        Kind::Gateway,
+        "gateway-1",
+        Vec::new(),
+        system.env().to_vec(),
+    );
+    newer.ready().await;
+    let mut bob = newer.socket().user("bob").connect().await;
+    bob.until_live().await;
+    let mut redis = system.redis().await;
+    let key = system.key("online_users:gateway-1");
+    let mut is_online = async || -> bool { redis.sismember(&key, "bob").await.expect("a set") };
+    eventually("bob is online", async || is_online().await.then_some(())).await;
+    // Before it renews its lease, most often; it may also have found it taken.
+    older.terminate();
+    older.ended().await;
+    assert!(
+        is_online().await,
+        "the older process emptied the newer's set"
+    );
+    bob.close().await;
+    newer.stop().await;
+}
+
 fn event(user: &str) -> serde_json::Value {
     serde_json::json!({ "targetUserIds": [user], "data": 1 })
 }
