@@ -25,7 +25,7 @@ pub use entry::Entry;
 pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
-pub use store::{Store, StoreConfig};
+pub use store::{REPLY_SECONDS_MAX, Store, StoreConfig};
 
 /// Checks a `CATCHUP_REDIS_URL`.
 ///

@@ -98,6 +98,7 @@ impl Connection {
             | MailboxError::Damaged
             | MailboxError::Ahead
             | MailboxError::Skipped
+            | MailboxError::Late { .. }
             | MailboxError::Unsuitable(_)
             | MailboxError::Unexpected(_) => {
                 tracing::debug!(
