@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::EventKey;
 
-const VERSION: u8 = 1;
+const VERSION: u64 = 1;
 
 /// One event for everyone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +28,17 @@ pub struct Broadcast {
 
 /// The bytes are not a broadcast of this format version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a broadcast of format version 1")]
-pub struct InvalidBroadcast;
+pub enum InvalidBroadcast {
+    /// A later version of this program wrote it.
+    #[error("a broadcast of the later format version {0}")]
+    Later(u64),
+    #[error("not a broadcast")]
+    Junk,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Fields<'a> {
-    version: u8,
+    version: u64,
     key: &'a str,
     time: u64,
     expires: u64,
@@ -67,12 +72,20 @@ impl Broadcast {
     ///
     /// Other versions and anything else.
     pub fn decode(bytes: &[u8]) -> Result<Broadcast, InvalidBroadcast> {
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|_| InvalidBroadcast)?;
-        if fields.version != VERSION {
-            return Err(InvalidBroadcast);
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u64,
         }
+        // Whatever a later version has in it, this says so.
+        let found = serde_json::from_slice::<Versioned>(bytes);
+        match found.map_err(|_| InvalidBroadcast::Junk)?.version {
+            VERSION => {}
+            later if later > VERSION => return Err(InvalidBroadcast::Later(later)),
+            _ => return Err(InvalidBroadcast::Junk),
+        }
+        let fields: Fields = serde_json::from_slice(bytes).map_err(|_| InvalidBroadcast::Junk)?;
         Ok(Broadcast {
-            key: fields.key.parse().map_err(|_| InvalidBroadcast)?,
+            key: fields.key.parse().map_err(|_| InvalidBroadcast::Junk)?,
             time_ms: fields.time,
             expires_ms: fields.expires,
             exclude: fields.exclude.map(Into::into),
@@ -111,10 +124,21 @@ mod tests {
             b"[]",
             b"{}",
             b"\xff",
-            b"{\"version\":2,\"key\":\"018bcfe5680000000000000002a\",\"time\":1,\"expires\":2,\"message\":{}}",
+            b"{\"version\":0,\"key\":\"018bcfe5680000000000000002a\",\"time\":1,\"expires\":2,\"message\":{}}",
             b"{\"version\":1,\"key\":\"short\",\"time\":1,\"expires\":2,\"message\":{}}",
         ] {
-            assert_eq!(Broadcast::decode(junk), Err(InvalidBroadcast));
+            assert_eq!(Broadcast::decode(junk), Err(InvalidBroadcast::Junk));
+        }
+    }
+
+    #[test]
+    fn a_later_version_says_so_whatever_it_has() {
+        for (bytes, version) in [
+            (&b"{\"version\":2}"[..], 2),
+            (b"{\"version\":300,\"key\":[],\"message\":\"x\"}", 300),
+        ] {
+            let decoded = Broadcast::decode(bytes);
+            assert_eq!(decoded, Err(InvalidBroadcast::Later(version)));
         }
     }
 }

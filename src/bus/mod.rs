@@ -41,6 +41,6 @@ pub use forward::{
 };
 pub use names::{Names, PARTITIONS};
 pub use pull::{Delivery, Pull, Pulled};
-pub use stored::{next_broadcast, next_event, next_stored, remove_stored};
+pub use stored::{broadcast_time_ms, next_broadcast, next_event, next_stored, remove_stored};
 pub use streams::{EventsStream, assert_streams, find_events, write_store_id};
 pub use unreadable::{StoredMessage, Unreadable, judge};

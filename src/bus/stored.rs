@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::streams::milliseconds_of;
 use super::{Bus, BusError, Source, StoredMessage};
 
 /// Reads the source's first stored message at or after `sequence`, as bytes.
@@ -56,6 +57,21 @@ pub async fn next_event(bus: &Bus, sequence: u64) -> Result<StoredMessage, BusEr
     stored(bus, &bus.names.events_stream(), &payload).await
 }
 
+/// When the message at this sequence of `BROADCASTS` was stored, in milliseconds since 1970; `None`
+/// where there is none.
+///
+/// # Errors
+///
+/// Where NATS does not answer.
+pub async fn broadcast_time_ms(bus: &Bus, sequence: u64) -> Result<Option<u64>, BusError> {
+    let payload = json!({ "seq": sequence });
+    match stored(bus, &bus.names.broadcasts_stream(), &payload).await {
+        Ok(message) => Ok(Some(message.time_ms)),
+        Err(BusError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 async fn stored(
     bus: &Bus,
     stream: &str,
@@ -69,6 +85,8 @@ async fn stored(
     struct Message {
         subject: String,
         seq: u64,
+        /// RFC 3339.
+        time: String,
         #[serde(default)]
         hdrs: String,
         #[serde(default)]
@@ -87,6 +105,7 @@ async fn stored(
     };
     Ok(StoredMessage {
         sequence: message.seq,
+        time_ms: milliseconds_of(&message.time)?,
         headers: decode(&message.hdrs)?,
         data: decode(&message.data)?,
         subject: message.subject,

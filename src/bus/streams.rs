@@ -120,17 +120,28 @@ pub async fn assert_streams(bus: &Bus, ttl: Duration) -> Result<EventsStream, Bu
         }),
     };
     dead_letters.make_or_compare(bus).await?;
-    wanted_broadcasts(names, ttl).made(bus).await?;
+    let broadcasts = wanted_broadcasts(names, ttl);
+    let found = broadcasts.made(bus).await?;
+    for limit in limits_of(&found.config) {
+        warn!(
+            stream = broadcasts.name,
+            limit, "the stream may drop events before every gateway has them: remove the limit"
+        );
+    }
     let found = events.made(bus).await?;
-    for limit in ["max_msgs", "max_bytes"] {
-        if found.config[limit].as_i64().unwrap_or(-1) > 0 {
-            warn!(
-                stream = events.name,
-                limit, "the stream may drop events before they are routed: remove the limit"
-            );
-        }
+    for limit in limits_of(&found.config) {
+        warn!(
+            stream = events.name,
+            limit, "the stream may drop events before they are routed: remove the limit"
+        );
     }
     EventsStream::of(&found)
+}
+
+/// The limits by which a stream drops messages before their time; none is asked for.
+fn limits_of(config: &Value) -> impl Iterator<Item = &'static str> {
+    let limits = ["max_msgs", "max_bytes", "max_msgs_per_subject"];
+    (limits.into_iter()).filter(|limit| config[limit].as_i64().unwrap_or(-1) > 0)
 }
 
 /// `BROADCASTS`, which the workers fill and the gateways follow; either makes it.
@@ -177,10 +188,15 @@ pub(super) struct FoundState {
 impl Found {
     /// Milliseconds since 1970.
     pub fn creation_ms(&self) -> Result<u64, BusError> {
-        let created = OffsetDateTime::parse(&self.created, &Rfc3339)
-            .map_err(|error| BusError::Unreachable(format!("creation of the stream: {error}")))?;
-        Ok(u64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
+        milliseconds_of(&self.created)
     }
+}
+
+/// Milliseconds since 1970 of a time in an answer (RFC 3339).
+pub(super) fn milliseconds_of(time: &str) -> Result<u64, BusError> {
+    let time = OffsetDateTime::parse(time, &Rfc3339)
+        .map_err(|error| BusError::Unreachable(format!("a time in an answer: {error}")))?;
+    Ok(u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
 }
 
 impl Wanted {
@@ -325,6 +341,15 @@ mod tests {
             }),
             only_when_made: json!({}),
         }
+    }
+
+    #[test]
+    fn limits_that_an_operator_set_are_found() {
+        let found = json!({ "max_msgs": 5, "max_bytes": -1, "max_msgs_per_subject": 0 });
+        assert_eq!(limits_of(&found).collect::<Vec<_>>(), ["max_msgs"]);
+        let found = json!({ "max_bytes": 1, "max_msgs_per_subject": 2 });
+        let limits: Vec<_> = limits_of(&found).collect();
+        assert_eq!(limits, ["max_bytes", "max_msgs_per_subject"]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use async_nats::{HeaderName, HeaderValue, StatusCode};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
     pub sequence: u64,
+    /// When JetStream stored it, in milliseconds since 1970.
+    pub time_ms: u64,
     /// Where it is not UTF-8, U+FFFD stands for what cannot be read.
     pub subject: String,
     pub is_subject_utf8: bool,
@@ -94,6 +96,7 @@ mod tests {
     fn message(subject: &str, headers: &[u8]) -> StoredMessage {
         StoredMessage {
             sequence: 1,
+            time_ms: 0,
             subject: subject.into(),
             is_subject_utf8: true,
             headers: headers.into(),

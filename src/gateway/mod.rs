@@ -17,6 +17,7 @@ mod drain;
 mod forwarding;
 mod limits;
 mod listener;
+mod mark;
 mod membership;
 mod node;
 mod operations;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::broadcasts;
+use super::broadcasts::{self, Origin};
 use super::node::Node;
 use super::ring::ReadLimits;
 use crate::event::UserId;
 use crate::mailbox::{
-    ConnectionId, Counters, Link, MailboxError, Page, PageRequest, Register, Registered,
+    ConnectionId, Counters, Link, MailboxError, Page, PageRequest, REPLY_SECONDS_MAX, Register,
+    Registered,
 };
 use crate::protocol::{Everyone, FRAME_MESSAGE_BYTES_MAX, FRAME_MESSAGES_MAX, Life, Position};
 use crate::session::{EveryoneRead, PageRead, Placed, Registration, Run, Waiting};
@@ -47,19 +48,29 @@ pub async fn register_first(
 ) -> Result<Registered, MailboxError> {
     if let Some(position) = &mut cursor {
         let everyone = &mut position.places.everyone;
-        *everyone = broadcasts::known_place(node, *everyone).await?;
+        *everyone = broadcasts::known_place(node, *everyone, Origin::Client).await?;
     }
     // A turn is for Redis: who waits for NATS keeps none.
     let turn = node.replay_turn().await;
     let link = node.store.connect_and_look().await?;
-    let request = Register {
+    let request = || Register {
         cursor,
+        // From then on the device may be registered elsewhere, and this one must not replace it.
+        until_ms: Some(node.store_clock.now_ms() + REPLY_SECONDS_MAX * 1_000),
         ..register_request(node, peer)
     };
-    let mut registered = link.register(&peer.user, &request).await?;
+    let registered = match link.register(&peer.user, &request()).await {
+        // Or the clock was not known well: now it is.
+        Err(MailboxError::Late { now_ms }) => {
+            node.store_clock.heard(now_ms);
+            link.register(&peer.user, &request()).await
+        }
+        registered => registered,
+    };
+    let mut registered = registered?;
     drop(turn);
     let stored = registered.start;
-    let known = broadcasts::known_place(node, stored.places.everyone).await?;
+    let known = broadcasts::known_place(node, stored.places.everyone, Origin::Store).await?;
     if known != stored.places.everyone {
         link.lose_everyone(&peer.user, &peer.device, &stored)
             .await?;
@@ -98,6 +109,8 @@ fn register_request(node: &Node, peer: &Peer) -> Register {
         session_life: None,
         cursor: None,
         newest_everyone: node.ring.newest(),
+        // One with an order takes the place of nothing newer, however late it is.
+        until_ms: None,
         page: PageRequest {
             messages_max: FRAME_MESSAGES_MAX,
             bytes_max: FRAME_MESSAGE_BYTES_MAX,

@@ -3,6 +3,9 @@
 //! The ring follows the stream `BROADCASTS`: it holds at most the cap, and nothing that expired.
 //! It is a log that every connection reads by its own cursor, live and on coming back alike, so
 //! there is no moment between a snapshot and what follows it, and no queue a connection.
+//!
+//! What cannot be sent is never passed in silence: what the stream dropped before it was read, and
+//! what a later version of this program wrote, keep their places and are told as missed.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +16,6 @@ use std::sync::{PoisonError, RwLock};
 use tokio::sync::watch;
 
 use crate::bus::{Broadcast, BroadcastsStream};
-use crate::mailbox::Seen;
 use crate::protocol::{EventKey, Everyone};
 use crate::session::{EveryonePlaced, EveryoneRead, Gone};
 
@@ -31,19 +33,53 @@ struct State {
     /// 0 before it is known.
     time_line: u64,
     entries: VecDeque<Entry>,
-    /// The keys of the entries: a worker that repeats itself after two minutes is found out.
-    keys: HashSet<EventKey>,
+    /// The identities of the messages: a worker that repeats itself after two minutes is found out.
+    identities: HashSet<Identity>,
     /// The last sequence that the cap pushed out, or that was older than the cap at the start.
     evicted: u64,
     /// The last sequence before the entries: all up to here is evicted or expired.
     gone: u64,
     /// The last sequence that was read from the stream.
     newest: u64,
+    /// When the stream stored that one, in milliseconds since 1970; 0 where it was not read.
+    newest_ms: u64,
 }
 
+/// An event's key and time. Not the key alone: a stream `EVENTS` that lost its last events gives
+/// their sequences to others.
+type Identity = (EventKey, u64);
+
 struct Entry {
+    /// The first sequence, which is also the last one of a message.
+    first: u64,
     sequence: u64,
-    broadcast: Broadcast,
+    what: What,
+}
+
+enum What {
+    Message(Broadcast),
+    /// So many that nobody gets; where the stream had dropped them, they count as evicted.
+    Gone {
+        count: u64,
+        is_evicted: bool,
+    },
+}
+
+/// What a message of the stream is.
+pub enum Content {
+    Event(Broadcast),
+    /// An event in the format of a later version: it counts as expired, since it cannot be sent.
+    Later,
+    /// No event at all: it is passed.
+    Junk,
+}
+
+/// A message that the stream has, or had before it lost messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub place: Everyone,
+    /// When the stream stored it, in milliseconds since 1970; 0 where that is not known.
+    pub stored_ms: u64,
 }
 
 /// How much may be read at once.
@@ -69,17 +105,13 @@ impl Ring {
         *self.newest.borrow()
     }
 
-    /// The newest event that still waits.
-    pub fn newest_seen(&self) -> Option<Seen> {
+    /// The newest place, and what lies there.
+    pub fn mark(&self) -> Mark {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let entry = state.entries.back()?;
-        Some(Seen {
-            place: Everyone {
-                creation: state.time_line,
-                sequence: entry.sequence,
-            },
-            time_ms: entry.broadcast.time_ms,
-        })
+        Mark {
+            place: state.newest(),
+            stored_ms: state.newest_ms,
+        }
     }
 
     /// Changes with every message, also with those that some users do not get.
@@ -102,9 +134,10 @@ impl Ring {
         if next > state.newest + 1 {
             // Never read here, and so old that no entry before it can wait either.
             state.entries.clear();
-            state.keys.clear();
+            state.identities.clear();
             state.gone = next - 1;
             state.newest = next - 1;
+            state.newest_ms = 0;
             if youngest > stream.first_sequence {
                 state.evicted = next - 1;
             }
@@ -116,23 +149,34 @@ impl Ring {
         next
     }
 
-    /// Adds the next message. `None` stands for one that cannot be read.
-    pub fn push(&self, sequence: u64, broadcast: Option<Broadcast>, now_ms: u64) {
+    /// Adds the next message, which the stream stored at `stored_ms`. Sequences that are left out
+    /// are none that the stream has any more.
+    pub fn push(&self, sequence: u64, stored_ms: u64, content: Content, now_ms: u64) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if sequence <= state.newest {
             return;
         }
-        state.newest = sequence;
-        if let Some(broadcast) = broadcast
-            && state.keys.insert(broadcast.key)
-        {
-            state.entries.push_back(Entry {
-                sequence,
-                broadcast,
-            });
+        let next = state.newest + 1;
+        if sequence > next {
+            state.push_gone(next, sequence - 1, true);
         }
-        state.drop_expired(now_ms);
-        while state.entries.len() as u64 > self.cap {
+        state.newest = sequence;
+        state.newest_ms = stored_ms;
+        match content {
+            Content::Event(broadcast) => {
+                if (state.identities).insert((broadcast.key, broadcast.time_ms)) {
+                    state.entries.push_back(Entry {
+                        first: sequence,
+                        sequence,
+                        what: What::Message(broadcast),
+                    });
+                }
+            }
+            Content::Later => state.push_gone(sequence, sequence, false),
+            Content::Junk => {}
+        }
+        state.drop_ended(now_ms);
+        while state.identities.len() as u64 > self.cap {
             state.drop_first();
             state.evicted = state.gone;
         }
@@ -151,7 +195,7 @@ impl Ring {
         let entries = state.entries.iter().rev();
         entries
             .take_while(|entry| entry.sequence > after)
-            .filter(|entry| !entry.has_expired(now_ms) && entry.is_for(user))
+            .filter(|entry| !entry.has_ended(now_ms) && entry.is_for(user))
             .count() as u64
     }
 
@@ -198,17 +242,45 @@ impl State {
         }
     }
 
-    fn drop_expired(&mut self, now_ms: u64) {
-        let has_expired = |entry: &Entry| entry.has_expired(now_ms);
-        while self.entries.front().is_some_and(has_expired) {
+    /// Those that follow each other are one entry, so that there are never more of them than
+    /// messages.
+    fn push_gone(&mut self, first: u64, last: u64, is_evicted: bool) {
+        let more = last - first + 1;
+        if let Some(entry) = self.entries.back_mut()
+            && let What::Gone { count, .. } = &mut entry.what
+        {
+            *count += more;
+            entry.sequence = last;
+            return;
+        }
+        self.entries.push_back(Entry {
+            first,
+            sequence: last,
+            what: What::Gone {
+                count: more,
+                is_evicted,
+            },
+        });
+    }
+
+    fn drop_ended(&mut self, now_ms: u64) {
+        let has_ended = |entry: &Entry| entry.has_ended(now_ms);
+        while self.entries.front().is_some_and(has_ended) {
             self.drop_first();
         }
     }
 
     fn drop_first(&mut self) {
-        if let Some(entry) = self.entries.pop_front() {
-            self.keys.remove(&entry.broadcast.key);
-            self.gone = entry.sequence;
+        let Some(entry) = self.entries.pop_front() else {
+            return;
+        };
+        self.gone = entry.sequence;
+        match entry.what {
+            What::Message(broadcast) => {
+                (self.identities).remove(&(broadcast.key, broadcast.time_ms));
+            }
+            What::Gone { is_evicted, .. } if is_evicted => self.evicted = self.gone,
+            What::Gone { .. } => {}
         }
     }
 
@@ -229,24 +301,22 @@ impl State {
         let mut bytes = 0;
         let first = (self.entries).partition_point(|entry| entry.sequence <= expired_end);
         for entry in self.entries.range(first..) {
-            let broadcast = &entry.broadcast;
             if !entry.is_for(user) {
                 continue;
             }
             let is_first = read.messages.is_empty();
-            let has_expired = entry.has_expired(now_ms);
-            if has_expired && is_first {
-                read.expired.count += 1;
-                read.expired.end = entry.sequence;
+            let message = entry.message(now_ms);
+            if message.is_none() && is_first {
+                entry.count_gone(read, expired_end);
                 continue;
             }
-            bytes += broadcast.json.len();
+            bytes += message.map_or(0, |broadcast| broadcast.json.len());
             let is_full = read.messages.len() == limits.messages_max || bytes > limits.bytes_max;
-            if has_expired || (is_full && !is_first) {
-                end = entry.sequence - 1;
+            let Some(broadcast) = message.filter(|_| is_first || !is_full) else {
+                end = entry.first - 1;
                 read.has_more = true;
                 break;
-            }
+            };
             read.messages.push(EveryonePlaced {
                 sequence: entry.sequence,
                 key: broadcast.key,
@@ -262,11 +332,39 @@ impl State {
 }
 
 impl Entry {
-    fn has_expired(&self, now_ms: u64) -> bool {
-        self.broadcast.expires_ms <= now_ms
+    /// The message, unless it is gone or has expired.
+    fn message(&self, now_ms: u64) -> Option<&Broadcast> {
+        match &self.what {
+            What::Message(broadcast) if broadcast.expires_ms > now_ms => Some(broadcast),
+            What::Message(_) | What::Gone { .. } => None,
+        }
+    }
+
+    fn has_ended(&self, now_ms: u64) -> bool {
+        self.message(now_ms).is_none()
+    }
+
+    /// Adds what will not come to a read that has come to `after`. What was evicted behind something
+    /// that expired counts as expired too: a read tells the evicted ones first.
+    fn count_gone(&self, read: &mut EveryoneRead, after: u64) {
+        let (count, is_evicted) = match &self.what {
+            What::Message(_) => (1, false),
+            What::Gone { count, is_evicted } => (*count, *is_evicted),
+        };
+        // Of several the device may have been told some.
+        let count = count.min(self.sequence - after);
+        let gone = match is_evicted && read.expired.count == 0 {
+            true => &mut read.evicted,
+            false => &mut read.expired,
+        };
+        gone.count += count;
+        gone.end = self.sequence;
     }
 
     fn is_for(&self, user: &str) -> bool {
-        self.broadcast.exclude.as_deref() != Some(user)
+        match &self.what {
+            What::Message(broadcast) => broadcast.exclude.as_deref() != Some(user),
+            What::Gone { .. } => true,
+        }
     }
 }

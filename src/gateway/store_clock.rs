@@ -11,7 +11,8 @@ pub struct StoreClock {
 }
 
 impl StoreClock {
-    /// Notes what Redis said; it is late by the time that the reply took.
+    /// Notes what Redis said. It is late by the time that the reply took, so [`Self::now_ms`] is
+    /// never ahead of Redis, as long as this machine's clock is not set.
     pub fn heard(&self, now_ms: u64) {
         let ahead_ms = now_ms as i64 - wall_clock_ms() as i64;
         self.ahead_ms.store(ahead_ms, Ordering::Relaxed);

@@ -70,22 +70,9 @@ pub async fn keep(node: Arc<Node>, mut known: Record) {
                 node.reconciles.ask(ReconcileReason::StoreRebuilt);
             }
             if record.id.is_some() {
-                note_everyone(&node, &record).await;
                 known = record;
             }
         }
         tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Notes what this node has seen of the events for everyone, where that is news. The next look
-/// shows whether it worked.
-async fn note_everyone(node: &Node, record: &Record) {
-    if let Some(newest) = node.ring.newest_seen()
-        && newest.place > record.everyone.place
-        && let Some(link) = node.store.link()
-        && let Err(error) = link.note_everyone(newest).await
-    {
-        tracing::debug!("the newest event for everyone is not noted: {error}");
     }
 }

@@ -24,6 +24,9 @@ pub struct Register {
     pub cursor: Option<Position>,
     /// Where a device that is new starts among the events for everyone.
     pub newest_everyone: Everyone,
+    /// By Redis's clock, milliseconds since 1970: not carried out later, since nobody waits for
+    /// the answer any more. `None`: whenever it gets there.
+    pub until_ms: Option<u64>,
     pub page: PageRequest,
 }
 
@@ -95,7 +98,8 @@ impl Link {
     /// Adds a connection, stores the device's cursors and reads its first page, in one step.
     ///
     /// Errors: [`MailboxError::TooManyDevices`], [`MailboxError::Replaced`] where a newer
-    /// connection of the device registered meanwhile, and what every call can give.
+    /// connection of the device registered meanwhile, [`MailboxError::Late`] after `until_ms`, and
+    /// what every call can give.
     pub async fn register(
         &self,
         user: &UserId,
@@ -123,7 +127,8 @@ impl Link {
             .arg(request.page.messages_max)
             .arg(request.page.bytes_max)
             .arg(request.newest_everyone.creation)
-            .arg(request.newest_everyone.sequence);
+            .arg(request.newest_everyone.sequence)
+            .arg(request.until_ms.unwrap_or(0));
         // A forged cursor may hold any number; nobody was given one like that.
         let cursor = (request.cursor.as_ref()).filter(|position| is_countable(position));
         match cursor {

@@ -31,6 +31,9 @@ pub enum MailboxError {
     /// A newer connection of the device is there.
     #[error("a newer connection of the device took over")]
     Replaced,
+    /// The call got to Redis, whose clock this is, later than it was allowed to; nothing was done.
+    #[error("Redis got the call too late")]
+    Late { now_ms: u64 },
     /// All devices a user may have are connected.
     #[error("too many devices are connected")]
     TooManyDevices,
@@ -58,6 +61,7 @@ impl MailboxError {
             | MailboxError::EpochChanged { .. }
             | MailboxError::Damaged
             | MailboxError::Skipped
+            | MailboxError::Late { .. }
             | MailboxError::Unexpected(_) => true,
             MailboxError::LifeChanged
             | MailboxError::UnknownDevice
@@ -84,6 +88,7 @@ impl MailboxError {
             | MailboxError::TooManyDevices
             | MailboxError::Ahead
             | MailboxError::Skipped
+            | MailboxError::Late { .. }
             | MailboxError::Unsuitable(_)
             | MailboxError::Unexpected(_) => false,
         }

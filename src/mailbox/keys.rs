@@ -45,6 +45,11 @@ impl Keys {
         format!("{}online_users:{node}", self.prefix)
     }
 
+    /// The newest message that any gateway read from `BROADCASTS`.
+    pub fn newest_broadcast(&self) -> String {
+        format!("{}newest_broadcast", self.prefix)
+    }
+
     /// What a worker writes to learn how far the server's disk or replicas are.
     pub fn mark(&self, worker: &str) -> String {
         format!("{}mark:{worker}", self.prefix)

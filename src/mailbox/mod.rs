@@ -31,8 +31,8 @@ pub use entry::Entry;
 pub use error::{ConfigError, MailboxError};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
-pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record, Seen};
-pub use store::{Store, StoreConfig};
+pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record};
+pub use store::{REPLY_SECONDS_MAX, Store, StoreConfig};
 
 /// Checks a `CATCHUP_REDIS_URL`.
 ///

@@ -32,8 +32,7 @@
 //!
 //! In the hash `catchup_store`: `id`; `epoch`; `clock`, Redis's time, written every half second;
 //! `floor`; `wiped` and `lost`, when it was found empty, and when any events were found lost; the
-//! name of the last rebuild that ended in `rebuilt`; `everyone`, the newest event for everyone that a
-//! gateway saw, which shows a `BROADCASTS` that went back while no gateway lived; `rebuild:*` while one is under way.
+//! name of the last rebuild that ended in `rebuilt`; `rebuild:*` while one is under way.
 
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ use uuid::Uuid;
 
 use super::reply::{Reply, text_of};
 use super::{Append, Link, MailboxError, scripts};
-use crate::protocol::{Epoch, Everyone};
+use crate::protocol::Epoch;
 
 /// A worker that says nothing for this long loses the rebuild to another.
 pub const REBUILD_LEASE: Duration = Duration::from_secs(10);
@@ -60,18 +59,7 @@ pub struct Record {
     pub lost_ms: u64,
     /// The last rebuild that ended.
     pub rebuilt: String,
-    /// The newest event for everyone that a gateway saw.
-    pub everyone: Seen,
     pub under_way: Option<Progress>,
-}
-
-/// An event for everyone, by its place and by something that another one in its place would not
-/// have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
-    pub place: Everyone,
-    /// When JetStream stored the original, in milliseconds since 1970.
-    pub time_ms: u64,
 }
 
 /// How far a rebuild has come.
@@ -168,7 +156,6 @@ impl Link {
             "wiped",
             "lost",
             "rebuilt",
-            "everyone",
             "rebuild:kind",
             "rebuild:next",
             "rebuild:last",
@@ -182,18 +169,6 @@ impl Link {
     pub async fn note_floor(&self, floor: u64) -> Result<(), MailboxError> {
         let mut command = redis::cmd("HSET");
         command.arg(self.keys().store()).arg("floor").arg(floor);
-        let written: Result<Value, _> = command.query_async(&mut self.raw()).await;
-        written.map_err(|error| self.refusal(error))?;
-        Ok(())
-    }
-
-    /// Notes how far the events for everyone were seen. One that is noted later may be an earlier
-    /// one, which only shows less.
-    pub async fn note_everyone(&self, seen: Seen) -> Result<(), MailboxError> {
-        let mut command = redis::cmd("HSET");
-        command.arg(self.keys().store()).arg("everyone");
-        let Seen { place, time_ms } = seen;
-        command.arg(format!("{} {} {time_ms}", place.creation, place.sequence));
         let written: Result<Value, _> = command.query_async(&mut self.raw()).await;
         written.map_err(|error| self.refusal(error))?;
         Ok(())
@@ -318,20 +293,6 @@ impl Link {
     }
 }
 
-fn read_seen(text: &str) -> Seen {
-    let numbers: Vec<u64> = text
-        .split(' ')
-        .map_while(|word| word.parse().ok())
-        .collect();
-    match numbers[..] {
-        [creation, sequence, time_ms] => Seen {
-            place: Everyone { creation, sequence },
-            time_ms,
-        },
-        _ => Seen::default(),
-    }
-}
-
 fn read_record(values: Vec<Value>) -> Result<Record, MailboxError> {
     let mut reply = Reply::new(values);
     let id = Uuid::parse_str(&reply.text()?).ok();
@@ -344,7 +305,6 @@ fn read_record(values: Vec<Value>) -> Result<Record, MailboxError> {
         wiped_ms,
         lost_ms,
         rebuilt: reply.text()?,
-        everyone: read_seen(&reply.text()?),
         under_way: Progress::read(&mut reply)?,
     })
 }

@@ -36,6 +36,9 @@ impl Reply {
             "unknown" => Err(MailboxError::UnknownDevice),
             "replaced" => Err(MailboxError::Replaced),
             "devices" => Err(MailboxError::TooManyDevices),
+            "late" => Err(MailboxError::Late {
+                now_ms: reply.number()?,
+            }),
             "ahead" => Err(MailboxError::Ahead),
             other => Err(MailboxError::Unexpected(other.to_owned())),
         }

@@ -17,7 +17,7 @@ use crate::telemetry::Metrics;
 use crate::tls::TlsFiles;
 
 /// Longest wait for one reply. A reply that comes later is lost: its outcome is unknown.
-const REPLY_SECONDS_MAX: u64 = 2;
+pub const REPLY_SECONDS_MAX: u64 = 2;
 /// Commands written to the socket at once.
 const PIPELINE_COMMANDS: usize = 1024;
 /// Waits between attempts to connect: doubled from the first to the last.

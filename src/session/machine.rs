@@ -31,6 +31,8 @@ pub struct Session {
     /// The last places when the connection began: up to here, messages are a replay.
     backlog: [u64; 2],
     everyone_backlog: Everyone,
+    /// The newest place among the events for everyone that a read showed.
+    everyone_newest: Everyone,
     /// What was told as missed among the events for everyone, until it is acknowledged.
     everyone_missed: ToldMissed,
     replayed: u64,
@@ -83,6 +85,7 @@ impl Session {
             early_ack: None,
             backlog: [0, 0],
             everyone_backlog: Everyone::default(),
+            everyone_newest: Everyone::default(),
             everyone_missed: ToldMissed::default(),
             replayed: 0,
             live_was_told: false,
@@ -301,6 +304,7 @@ impl Session {
             return self.read_on();
         }
         let everyone_newest = read.everyone.newest;
+        self.everyone_newest = everyone_newest;
         let mut effects = self.send_page(read.run, read.everyone, read.last, read.now_ms);
         effects.extend(self.tell_live());
         // The end of the lists, and all that was heard of meanwhile lies before it: what comes

@@ -92,6 +92,7 @@ pub(super) fn judge(shared: &Shared, item: &Item) -> Judged {
                 publishers_subject,
                 reason,
                 sequence: delivery.sequence,
+                time_ms: delivery.time_ms,
                 body: delivery.message.payload.clone(),
             })
         }

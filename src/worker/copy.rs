@@ -27,7 +27,9 @@ pub(super) struct Copy {
     subject: String,
     /// The publisher's ordering key.
     key: Option<String>,
-    /// The event's key: stored twice within two minutes it is one, and a gateway knows it later.
+    /// The event's key and time: stored twice within two minutes it is one, and a gateway knows it
+    /// later. Not the key alone: a stream `EVENTS` that lost its last events gives their sequences
+    /// to others.
     id: String,
     body: Bytes,
 }
@@ -49,7 +51,7 @@ impl Copy {
         Ok(Copy {
             subject: names.broadcast(&address.event_type, address.key.as_deref()),
             key: address.key.clone(),
-            id: broadcast.key.to_string(),
+            id: format!("{}-{}", broadcast.key, broadcast.time_ms),
             body,
         })
     }

@@ -29,6 +29,8 @@ pub(super) struct DeadLetter {
     pub reason: String,
     /// In `EVENTS`.
     pub sequence: u64,
+    /// When JetStream stored it, in milliseconds since 1970.
+    pub time_ms: u64,
     pub body: Bytes,
 }
 
@@ -72,8 +74,10 @@ impl DeadLetter {
 
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        // Kept twice, it is one: the stream drops the second within two minutes.
-        headers.insert(NATS_MESSAGE_ID, format!("dl-{}", self.sequence));
+        // Kept twice, it is one: the stream drops the second within two minutes. With its time,
+        // since a stream that lost its last events gives their sequences to others.
+        let id = format!("dl-{}-{}", self.sequence, self.time_ms);
+        headers.insert(NATS_MESSAGE_ID, id);
         // The map panics on line breaks; the reason has none by its making.
         let reason: HeaderValue = self.reason.parse().unwrap_or_default();
         headers.insert("Catchup-Reason", reason);
@@ -138,9 +142,10 @@ mod tests {
             publishers_subject: "events.t".into(),
             reason: "data: missing".into(),
             sequence: 12,
+            time_ms: 345,
             body: Bytes::new(),
         };
-        let wire = "NATS/1.0\r\nNats-Msg-Id: dl-12\r\nCatchup-Reason: data: missing\r\n\
+        let wire = "NATS/1.0\r\nNats-Msg-Id: dl-12-345\r\nCatchup-Reason: data: missing\r\n\
                     Catchup-Sequence: 12\r\n\r\n";
         assert_eq!(header_bytes(&letter.headers()), wire.len());
     }

@@ -96,6 +96,7 @@ async fn put_away(shared: &Shared, stored: StoredMessage, reason: &str) -> Resul
         publishers_subject,
         reason: reason.to_owned(),
         sequence,
+        time_ms: stored.time_ms,
         body: Bytes::from(stored.data),
     };
     letter.keep(shared).await;

@@ -99,6 +99,7 @@ impl Connection {
             | MailboxError::Damaged
             | MailboxError::Ahead
             | MailboxError::Skipped
+            | MailboxError::Late { .. }
             | MailboxError::Unsuitable(_)
             | MailboxError::Unexpected(_) => {
                 tracing::debug!(

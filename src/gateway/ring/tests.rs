@@ -38,9 +38,19 @@ fn filled(cap: u64, newest: u64) -> Ring {
     let ring = Ring::new(cap);
     assert_eq!(ring.begin(stream(1, 0)), 1);
     for sequence in 1..=newest {
-        ring.push(sequence, Some(broadcast(sequence)), NOW);
+        push(&ring, sequence, Some(broadcast(sequence)), NOW);
     }
     ring
+}
+
+/// `None` is no event.
+fn push(ring: &Ring, sequence: u64, broadcast: Option<Broadcast>, now_ms: u64) {
+    let content = broadcast.map_or(Content::Junk, Content::Event);
+    ring.push(sequence, stored_ms(sequence), content, now_ms);
+}
+
+fn stored_ms(sequence: u64) -> u64 {
+    5_000 + sequence
 }
 
 fn place(sequence: u64) -> Everyone {
@@ -119,10 +129,10 @@ fn a_change_is_seen_by_who_waits_for_it() {
     let ring = filled(10, 1);
     let mut changes = ring.changes();
     assert!(!changes.has_changed().unwrap());
-    ring.push(2, None, NOW);
+    push(&ring, 2, None, NOW);
     assert!(changes.has_changed().unwrap());
     assert_eq!(*changes.borrow_and_update(), place(2));
-    ring.push(2, None, NOW);
+    push(&ring, 2, None, NOW);
     assert!(!changes.has_changed().unwrap(), "it was read before");
 }
 
@@ -143,16 +153,16 @@ fn a_cap_of_one_keeps_the_newest() {
 #[test]
 fn what_expired_at_the_head_is_told_exactly_and_goes_with_the_next() {
     let ring = filled(10, 0);
-    ring.push(1, expiring(1, 2_000), NOW);
-    ring.push(2, expiring(2, 3_000), NOW);
-    ring.push(3, expiring(3, NEVER), NOW);
+    push(&ring, 1, expiring(1, 2_000), NOW);
+    push(&ring, 2, expiring(2, 3_000), NOW);
+    push(&ring, 3, expiring(3, NEVER), NOW);
     assert_eq!(read(&ring, 0), "m1 m2 m3 to 3");
     assert_eq!(read_as(&ring, place(0), "ann", 1_999), "m1 m2 m3 to 3");
     let at_its_time = read_as(&ring, place(0), "ann", 2_000);
     assert_eq!(at_its_time, "expired 1 to 1, m2 m3 to 3");
     assert_eq!(read_as(&ring, place(1), "ann", 2_000), "m2 m3 to 3");
     assert_eq!(ring.pending(place(0), "ann", 2_000), 2);
-    ring.push(4, expiring(4, NEVER), 3_000);
+    push(&ring, 4, expiring(4, NEVER), 3_000);
     // Also for a clock that is behind: they are not there any more.
     assert_eq!(read(&ring, 0), "expired 2 to 2, m3 m4 to 4");
 }
@@ -160,10 +170,10 @@ fn what_expired_at_the_head_is_told_exactly_and_goes_with_the_next() {
 #[test]
 fn what_expired_in_the_middle_is_told_where_it_lay() {
     let ring = filled(10, 1);
-    ring.push(2, expiring(2, 2_000), NOW);
-    ring.push(3, expiring(3, 2_000), NOW);
-    ring.push(4, expiring(4, NEVER), NOW);
-    ring.push(5, expiring(5, 2_000), NOW);
+    push(&ring, 2, expiring(2, 2_000), NOW);
+    push(&ring, 3, expiring(3, 2_000), NOW);
+    push(&ring, 4, expiring(4, NEVER), NOW);
+    push(&ring, 5, expiring(5, 2_000), NOW);
     let later = |after| read_as(&ring, place(after), "ann", 2_000);
     assert_eq!(later(0), "m1 to 1, more");
     assert_eq!(later(1), "expired 2 to 3, m4 to 4, more");
@@ -175,18 +185,18 @@ fn what_expired_in_the_middle_is_told_where_it_lay() {
 #[test]
 fn what_came_too_late_is_told_as_expired() {
     let ring = filled(10, 0);
-    ring.push(1, expiring(1, NOW), NOW);
+    push(&ring, 1, expiring(1, NOW), NOW);
     assert_eq!(read(&ring, 0), "expired 1 to 1, to 1");
 }
 
 #[test]
 fn evicted_comes_before_expired() {
     let ring = filled(2, 3);
-    ring.push(4, expiring(4, 2_000), NOW);
+    push(&ring, 4, expiring(4, 2_000), NOW);
     // 1 and 2 are pushed out; 3 stays, and expires with 4 behind it.
     let later = read_as(&ring, place(0), "ann", 2_000);
     assert_eq!(later, "evicted 2 to 2, m3 to 3, more");
-    ring.push(5, expiring(5, NEVER), 2_000);
+    push(&ring, 5, expiring(5, NEVER), 2_000);
     let later = read_as(&ring, place(0), "ann", 2_000);
     assert_eq!(later, "evicted 3 to 3, expired 1 to 4, m5 to 5");
 }
@@ -194,20 +204,20 @@ fn evicted_comes_before_expired() {
 #[test]
 fn a_head_that_expired_is_not_evicted() {
     let ring = filled(2, 0);
-    ring.push(1, expiring(1, 2_000), NOW);
-    ring.push(2, expiring(2, NEVER), NOW);
-    ring.push(3, expiring(3, NEVER), 2_000);
+    push(&ring, 1, expiring(1, 2_000), NOW);
+    push(&ring, 2, expiring(2, NEVER), NOW);
+    push(&ring, 3, expiring(3, NEVER), 2_000);
     assert_eq!(read(&ring, 0), "expired 1 to 1, m2 m3 to 3");
 }
 
 #[test]
 fn an_excluded_user_gets_nothing_and_misses_nothing() {
     let ring = filled(10, 1);
-    ring.push(2, excluding(2, "ann"), NOW);
-    ring.push(3, excluding(3, "bob"), NOW);
+    push(&ring, 2, excluding(2, "ann"), NOW);
+    push(&ring, 3, excluding(3, "bob"), NOW);
     let mut expired = excluding(4, "ann");
     expired.as_mut().unwrap().expires_ms = 2_000;
-    ring.push(4, expired, NOW);
+    push(&ring, 4, expired, NOW);
     assert_eq!(read(&ring, 0), "m1 m3 to 4");
     assert_eq!(read(&ring, 3), "to 4");
     assert_eq!(read_as(&ring, place(0), "ann", 2_000), "m1 m3 to 4");
@@ -221,16 +231,16 @@ fn an_excluded_user_gets_nothing_and_misses_nothing() {
 #[test]
 fn whom_the_evicted_excluded_is_not_known_any_more() {
     let ring = filled(1, 0);
-    ring.push(1, excluding(1, "ann"), NOW);
-    ring.push(2, Some(broadcast(2)), NOW);
+    push(&ring, 1, excluding(1, "ann"), NOW);
+    push(&ring, 2, Some(broadcast(2)), NOW);
     assert_eq!(read(&ring, 0), "evicted 1 to 1, m2 to 2");
 }
 
 #[test]
 fn a_read_has_at_most_so_many_messages_and_bytes_but_one() {
     let ring = filled(10, 3);
-    ring.push(4, excluding(4, "ann"), NOW);
-    ring.push(5, Some(broadcast(5)), NOW);
+    push(&ring, 4, excluding(4, "ann"), NOW);
+    push(&ring, 5, Some(broadcast(5)), NOW);
     let read = |after, messages_max, bytes_max| {
         let limits = ReadLimits {
             messages_max,
@@ -250,23 +260,116 @@ fn a_read_has_at_most_so_many_messages_and_bytes_but_one() {
 #[test]
 fn a_repeated_copy_is_one_message() {
     let ring = filled(2, 2);
-    ring.push(3, Some(broadcast(2)), NOW);
+    push(&ring, 3, Some(broadcast(2)), NOW);
     assert_eq!(read(&ring, 0), "m1 m2 to 3");
     assert_eq!(read(&ring, 2), "to 3");
     // Its key is forgotten with its entry.
-    ring.push(4, Some(broadcast(4)), NOW);
-    ring.push(5, Some(broadcast(1)), NOW);
+    push(&ring, 4, Some(broadcast(4)), NOW);
+    push(&ring, 5, Some(broadcast(1)), NOW);
     assert_eq!(read(&ring, 3), "m4 m1 to 5");
 }
 
 #[test]
 fn what_cannot_be_read_is_passed() {
     let ring = filled(10, 1);
-    ring.push(2, None, NOW);
-    ring.push(5, Some(broadcast(5)), NOW);
-    assert_eq!(read(&ring, 0), "m1 m5 to 5");
-    ring.push(6, None, NOW);
-    assert_eq!(read(&ring, 1), "m5 to 6");
+    push(&ring, 2, None, NOW);
+    push(&ring, 3, Some(broadcast(3)), NOW);
+    assert_eq!(read(&ring, 0), "m1 m3 to 3");
+    push(&ring, 4, None, NOW);
+    assert_eq!(read(&ring, 1), "m3 to 4");
+}
+
+#[test]
+fn what_a_later_version_wrote_is_told_where_it_lay() {
+    let ring = filled(10, 1);
+    let later = |sequence| ring.push(sequence, stored_ms(sequence), Content::Later, NOW);
+    later(2);
+    later(3);
+    push(&ring, 4, Some(broadcast(4)), NOW);
+    later(5);
+    assert_eq!(read(&ring, 0), "m1 to 1, more");
+    assert_eq!(read(&ring, 1), "expired 2 to 3, m4 to 4, more");
+    assert_eq!(read(&ring, 2), "expired 1 to 3, m4 to 4, more");
+    assert_eq!(read(&ring, 4), "expired 1 to 5, to 5");
+    assert_eq!(ring.pending(place(0), "ann", NOW), 2);
+    // Who follows is told each of them once.
+    later(6);
+    assert_eq!(read(&ring, 5), "expired 1 to 6, to 6");
+    assert_eq!(read(&ring, 4), "expired 2 to 6, to 6");
+}
+
+#[test]
+fn a_later_version_at_the_head_is_told_too() {
+    let ring = filled(10, 0);
+    ring.push(1, stored_ms(1), Content::Later, NOW);
+    push(&ring, 2, Some(broadcast(2)), NOW);
+    assert_eq!(read(&ring, 0), "expired 1 to 1, m2 to 2");
+    assert_eq!(read(&ring, 1), "m2 to 2");
+}
+
+#[test]
+fn what_the_stream_dropped_unread_is_told_as_evicted() {
+    let ring = filled(10, 1);
+    push(&ring, 5, Some(broadcast(5)), NOW);
+    assert_eq!(read(&ring, 0), "m1 to 1, more");
+    assert_eq!(read(&ring, 1), "evicted 3 to 4, m5 to 5");
+    assert_eq!(read(&ring, 3), "evicted 1 to 4, m5 to 5");
+    assert_eq!(read(&ring, 4), "m5 to 5");
+    // The first that is read may be none that was expected.
+    let ring = Ring::new(10);
+    ring.begin(stream(3, 9));
+    push(&ring, 6, Some(broadcast(6)), NOW);
+    assert_eq!(read(&ring, 2), "evicted 3 to 5, m6 to 6");
+    assert_eq!(read(&ring, 4), "evicted 1 to 5, m6 to 6");
+}
+
+#[test]
+fn what_was_dropped_behind_what_expired_is_counted() {
+    let ring = filled(10, 1);
+    push(&ring, 2, expiring(2, 2_000), NOW);
+    push(&ring, 5, Some(broadcast(5)), NOW);
+    let later = |after| read_as(&ring, place(after), "ann", 2_000);
+    assert_eq!(later(1), "expired 3 to 4, m5 to 5");
+    assert_eq!(later(2), "evicted 2 to 4, m5 to 5");
+}
+
+#[test]
+fn what_is_gone_takes_no_place_of_a_message() {
+    let ring = filled(2, 1);
+    ring.push(2, stored_ms(2), Content::Later, NOW);
+    push(&ring, 5, Some(broadcast(5)), NOW);
+    assert_eq!(read(&ring, 0), "m1 to 1, more");
+    push(&ring, 6, Some(broadcast(6)), NOW);
+    assert_eq!(read(&ring, 0), "evicted 1 to 1, expired 3 to 4, m5 m6 to 6");
+}
+
+#[test]
+fn an_event_in_the_place_of_one_that_its_stream_lost_is_another() {
+    let ring = filled(10, 1);
+    let other = Broadcast {
+        time_ms: NOW + 1,
+        json: "other".into(),
+        ..broadcast(1)
+    };
+    push(&ring, 2, Some(other.clone()), NOW);
+    push(&ring, 3, Some(other), NOW);
+    assert_eq!(read(&ring, 0), "m1 other to 3");
+}
+
+#[test]
+fn the_mark_is_the_newest_message_and_when_it_was_stored() {
+    let mark = |sequence, stored_ms| Mark {
+        place: place(sequence),
+        stored_ms,
+    };
+    let ring = filled(3, 2);
+    assert_eq!(ring.mark(), mark(2, stored_ms(2)));
+    push(&ring, 3, None, NOW);
+    assert_eq!(ring.mark(), mark(3, stored_ms(3)));
+    ring.begin(stream(1, 3));
+    assert_eq!(ring.mark(), mark(3, stored_ms(3)));
+    ring.begin(stream(1, 20));
+    assert_eq!(ring.mark(), mark(17, 0));
 }
 
 #[test]
@@ -296,8 +399,8 @@ fn a_stream_is_gone_on_with_after_an_outage() {
     assert_eq!(ring.begin(stream(1, 6)), 5);
     assert_eq!(read(&ring, 1), "m2 m3 m4 to 4");
     // Read again by a second consumer.
-    ring.push(4, Some(broadcast(4)), NOW);
-    ring.push(5, Some(broadcast(5)), NOW);
+    push(&ring, 4, Some(broadcast(4)), NOW);
+    push(&ring, 5, Some(broadcast(5)), NOW);
     assert_eq!(read(&ring, 1), "evicted 1 to 2, m3 m4 m5 to 5");
     // So long away that nothing here is among the youngest.
     assert_eq!(ring.begin(stream(1, 20)), 18);
@@ -315,7 +418,7 @@ fn a_place_of_another_stream_is_lost() {
         ..stream(3, 5)
     };
     assert_eq!(ring.begin(other), 3);
-    ring.push(3, Some(broadcast(3)), NOW);
+    push(&ring, 3, Some(broadcast(3)), NOW);
     for sequence in [0, 3, 100] {
         assert_eq!(read(&ring, sequence), "lost, from 2, m3 to 3", "{sequence}");
         assert_eq!(ring.pending(place(sequence), "ann", NOW), 1);
@@ -342,7 +445,7 @@ fn nothing_follows_a_place_ahead_until_the_ring_is_there() {
     let read_ahead = ring.read(ahead, "ann", NOW, LIMITS);
     assert_eq!((read_ahead.end, read_ahead.store_lost), (ahead, false));
     for sequence in 5..=7 {
-        ring.push(sequence, Some(broadcast(sequence)), NOW);
+        push(&ring, sequence, Some(broadcast(sequence)), NOW);
     }
     assert_eq!(read(&ring, 6), "m7 to 7");
 }

@@ -8,7 +8,7 @@
 -- Atomic, so that no other append falls between the search and the push. An event gives the same
 -- entry each time, so it is looked for as a whole, which the server does forty times faster than a
 -- script could compare keys. How deep it lies depends on what was appended since, which may be all
--- of the list. What left a list is known by its key.
+-- of the list. What left a list is known by its key and time.
 
 local epoch = store_epoch()
 if epoch ~= ARGV[1] then
@@ -26,9 +26,9 @@ if lane.damaged then
 end
 
 local function find()
-  local _, stop = string.find(fields.trimmed or '', key_of(entry) .. '=', 1, true)
-  if stop then
-    return tonumber(string.match(fields.trimmed, '^%d+', stop + 1))
+  local place = trimmed_place(fields, entry)
+  if place then
+    return place
   end
   local newest = string.match(fields[restored] or '', '^%S+ (%x+) ')
   local searched = newest and key_of(entry) <= newest and 0 or ARGV[7]

@@ -14,7 +14,8 @@
 --   device:<name>   "normal high creation sequence time seen lost": the cursors in all lanes, the
 --                   time of the last acknowledged message, the last sight, a store_lost still owed
 --   replaced:<name> "node incarnation number" of the connection that the device's newest replaced
---   trimmed         "key=place" of the last removed entries, joined by spaces
+--   trimmed         "key=place@time" of the last removed entries, joined by spaces; the time is
+--                   when the event was published
 --   hold            "epoch until": in this epoch nothing is trimmed before until, milliseconds
 --   told_loss       when the last loss of events was found that every device of it was owed
 --   rebuilt         the last rebuild that put entries back (see restore.lua)
@@ -49,6 +50,11 @@ end
 
 local function key_of(entry)
   return string.sub(entry, 3, 29)
+end
+
+-- When the event was published; '' in what is no entry of ours.
+local function time_of(entry)
+  return string.match(entry, '^%d+', 31) or ''
 end
 
 -- What is no entry of ours counts as expired, so that it is told and cannot block the list.
@@ -249,11 +255,25 @@ local function remember_trimmed(fields, lane, count)
     kept[#kept + 1] = pair
   end
   for index, entry in ipairs(entries) do
-    kept[#kept + 1] = key_of(entry) .. '=' .. whole(lane.head + from + index - 1)
+    local place = whole(lane.head + from + index - 1)
+    kept[#kept + 1] = key_of(entry) .. '=' .. place .. '@' .. time_of(entry)
   end
   local first = math.max(1, #kept - TRIMMED_KEYS_MAX + 1)
   fields.trimmed = table.concat(kept, ' ', first)
   redis.call('HSET', KEYS[1], 'trimmed', fields.trimmed)
+end
+
+-- The place that an entry had when it was removed, where that is remembered. A stream that lost its
+-- last events gives their sequences, and so their keys, to others: those have other times. What the
+-- first version remembered has no time.
+local function trimmed_place(fields, entry)
+  local time = time_of(entry)
+  for place, at in string.gmatch(fields.trimmed or '', key_of(entry) .. '=(%d+)@?(%d*)') do
+    if at == '' or at == time then
+      return tonumber(place)
+    end
+  end
+  return nil
 end
 
 -- Removes what lies up to the floor, and what expired right after it. The last writes of its script.

@@ -5,15 +5,18 @@
 --   that registers again ('' for none), 9 time to live of the mailbox in milliseconds, 10 time to
 --   live of the hash in milliseconds, 11 no trim for this many milliseconds after a change of
 --   epoch, 12 most devices, 13 most entries, 14 most bytes of the page, 15 and 16 creation and
---   sequence of the newest broadcast;
---   the client's cursor: 17 epoch ('' for none), 18 life, 19 normal, 20 high, 21 creation,
---   22 sequence, 23 time, 24 1 where it proves that store_lost was told;
---   25 when the last loss of events was found, milliseconds, 0 for never, 26 no trim before this
+--   sequence of the newest broadcast, 17 by Redis's clock in milliseconds the last moment at which
+--   somebody waits for the answer (0 for always);
+--   the client's cursor: 18 epoch ('' for none), 19 life, 20 normal, 21 high, 22 creation,
+--   23 sequence, 24 time, 25 1 where it proves that store_lost was told;
+--   26 when the last loss of events was found, milliseconds, 0 for never, 27 no trim before this
 --   time, milliseconds: until then any device may have been known to a store that was emptied.
 -- Returns {'ok', now, life, order, normal, high, creation, sequence, time, lost, last normal,
 --   last high, pending, replaced connection as "node incarnation number" or '', page} (page: see
 --   read_page in reading.lua), or {'epoch', current}, {'damaged'}, {'devices'} (too many, all
---   connected), {'replaced'} (a newer connection of the device is there).
+--   connected), {'replaced'} (a newer connection of the device is there), {'late', now} (nobody
+--   waits any more: carried out now, it would take the place of the connection that the device has
+--   made elsewhere meanwhile).
 -- Atomic: an append is either in the page read here, or it finds the connection. The cursors are
 -- stored here, not with the first acknowledgement, because a device that never acknowledged must
 -- hold the trim as well. Repeatable: the same connection again keeps its order, and is told again
@@ -24,13 +27,16 @@ if epoch ~= ARGV[1] then
   return { 'epoch', epoch }
 end
 local now, microseconds = clock()
+if ARGV[17] ~= '0' and now > tonumber(ARGV[17]) then
+  return { 'late', now }
+end
 local mailbox = read_mailbox()
 if mailbox.is_damaged then
   return { 'damaged' }
 end
 local fields, lanes, devices = mailbox.fields, mailbox.lanes, mailbox.devices
 local device, session_life, ttl = ARGV[2], ARGV[8], tonumber(ARGV[9])
-local lost_at, not_before = tonumber(ARGV[25]), tonumber(ARGV[26])
+local lost_at, not_before = tonumber(ARGV[26]), tonumber(ARGV[27])
 -- A store that lost everything lost whom it knew: whoever comes may have been one of them.
 local is_stranger_owed = now < not_before
 
@@ -98,13 +104,13 @@ end
 
 -- The client's cursor; nil for none, and for one that nobody can have been given.
 local function read_token(life)
-  if ARGV[17] == '' then
+  if ARGV[18] == '' then
     return nil
   end
   local token = {
-    places = { tonumber(ARGV[19]), tonumber(ARGV[20]) }, creation = tonumber(ARGV[21]),
-    sequence = tonumber(ARGV[22]), time = tonumber(ARGV[23]), told = ARGV[24] == '1',
-    has_same_epoch = ARGV[17] == epoch, has_same_life = ARGV[18] == life,
+    places = { tonumber(ARGV[20]), tonumber(ARGV[21]) }, creation = tonumber(ARGV[22]),
+    sequence = tonumber(ARGV[23]), time = tonumber(ARGV[24]), told = ARGV[25] == '1',
+    has_same_epoch = ARGV[18] == epoch, has_same_life = ARGV[19] == life,
   }
   token.is_position = token.has_same_epoch and token.has_same_life
   if token.is_position

@@ -1,7 +1,7 @@
 //! What the client says it has received.
 
 use super::{Effects, Session, joined, time_line_of};
-use crate::protocol::{CloseCode, Cursor, Position};
+use crate::protocol::{CloseCode, Cursor, Everyone, Position};
 use crate::session::Effect;
 
 impl Session {
@@ -32,6 +32,7 @@ impl Session {
             self.window.acknowledge_earlier(&given);
             return self.read_on_with_room();
         }
+        let given = self.without_unknown_stream(given, &position);
         // A cursor of an earlier connection may say that `store_lost` was told where this one had
         // nothing to tell: it proves itself.
         if !given.places.is_within(&position.places) {
@@ -41,6 +42,18 @@ impl Session {
         let mut effects = self.acknowledge(given, messages);
         effects.extend(self.read_on_with_room());
         effects
+    }
+
+    /// Leaves out a place among the events for everyone that no read showed: the stream may have had
+    /// it, and lost it. The user's own places count.
+    fn without_unknown_stream(&self, mut given: Position, position: &Position) -> Position {
+        let everyone = &mut given.places.everyone;
+        let is_known =
+            everyone.creation == self.everyone_newest.creation && *everyone <= self.everyone_newest;
+        if *everyone > position.places.everyone && !is_known {
+            *everyone = Everyone::default();
+        }
+        given
     }
 
     /// Moves the acknowledged position forward.

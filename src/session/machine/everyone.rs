@@ -19,6 +19,7 @@ impl Session {
         if self.phase != Phase::Live {
             return Vec::new();
         }
+        self.everyone_newest = read.newest;
         let mut effects = self.tell_everyone_gone(&read, now_ms);
         let merge = Merge::new(Vec::new(), read.messages, Ends::BOTH);
         effects.extend(self.send_merged(merge, read.end));
@@ -73,22 +74,28 @@ impl Session {
             .messages
             .first()
             .map_or(now_ms, |message| message.time_ms);
-        let before = position.places.everyone;
+        let gone = [
+            (read.evicted, MissedReason::Evicted),
+            (read.expired, MissedReason::Expired),
+        ]
+        .into_iter()
+        .filter(|(gone, _)| gone.count > 0);
+        // Before anything is told: a terminal's session acknowledges as it tells.
+        let told = gone.clone().next_back().map(|(gone, _)| gone.end);
+        if read.store_lost || told.is_some() {
+            let to = Everyone {
+                sequence: told.unwrap_or(read.start.sequence),
+                ..read.start
+            };
+            (self.everyone_missed).note(position.places.everyone, to);
+        }
         position.places.everyone = read.start;
         if read.store_lost {
             effects.extend(self.tell_missed(position, None, MissedReason::StoreLost, to_ms));
         }
-        for (gone, reason) in [
-            (read.evicted, MissedReason::Evicted),
-            (read.expired, MissedReason::Expired),
-        ] {
-            if gone.count > 0 {
-                position.places.everyone.sequence = gone.end;
-                effects.extend(self.tell_missed(position, Some(gone.count), reason, to_ms));
-            }
-        }
-        if !effects.is_empty() {
-            self.everyone_missed.note(before, position.places.everyone);
+        for (gone, reason) in gone {
+            position.places.everyone.sequence = gone.end;
+            effects.extend(self.tell_missed(position, Some(gone.count), reason, to_ms));
         }
         self.position = Some(position);
         effects

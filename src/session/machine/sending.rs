@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Effects, Session};
+use super::{Effects, Phase, Session};
 use crate::protocol::{Cursor, Lane, MissedReason, Position, ServerFrame, Welcome};
 use crate::session::{Effect, Placed, Run};
 
@@ -61,7 +61,13 @@ impl Session {
                     position.places.everyone.sequence = last;
                 }
             }
-            position.time_ms = position.time_ms.max(message.time_ms);
+            // High priority is sent ahead of older messages: its time must not become the `from` of
+            // a gap among those.
+            let is_ahead =
+                matches!(message.at, At::Own(Lane::High, _)) && self.phase != Phase::Live;
+            if !is_ahead {
+                position.time_ms = position.time_ms.max(message.time_ms);
+            }
             times_ms.push(message.time_ms);
             texts.push(message.json);
         }

@@ -219,12 +219,90 @@ fn what_acknowledges_itself_does_so_at_leisure() {
     assert_eq!(bench.everyone_read(everyone_after(5, 6)), expected);
 }
 
+/// What was told as missed is stored soon, or it is told again.
+#[test]
+fn a_missed_that_acknowledges_itself_is_stored_soon() {
+    let mut bench = Bench::automatic();
+    let read = with_everyone(everyone_after(5, 5), nothing([0, 0]));
+    bench.registered(registration_at([0, 0], 5, read));
+    let mut read = everyone_after(5, 12);
+    read.messages.retain(|message| message.sequence > 10);
+    (read.evicted, read.expired) = (gone(3, 8), gone(2, 10));
+    let expected = [
+        "missed 3 Evicted to 0,0,7/8",
+        "acknowledge 0,0,7/8, 0 more",
+        "missed 2 Expired to 0,0,7/10",
+        "acknowledge 0,0,7/10, 0 more",
+        "messages e11 e12 to 0,0,7/12",
+        "acknowledge 0,0,7/12, 2 more, at leisure",
+    ];
+    assert_eq!(bench.everyone_read(read), expected);
+    let at = |sequence| Everyone {
+        creation: 8,
+        sequence,
+    };
+    let read = EveryoneRead {
+        store_lost: true,
+        start: at(2),
+        end: at(2),
+        newest: at(2),
+        ..EveryoneRead::default()
+    };
+    let expected = [
+        "missed ? StoreLost to 0,0,8/2",
+        "acknowledge 0,0,8/2, 0 more",
+    ];
+    assert_eq!(bench.everyone_read(read), expected);
+}
+
 #[test]
 fn an_acknowledgement_beyond_the_place_was_never_sent() {
     let mut bench = Bench::live_at_5(256);
-    bench.everyone_read(everyone_after(5, 6));
+    let mut read = everyone_after(5, 6);
+    (read.newest, read.has_more) = (place(7), true);
+    bench.everyone_read(read);
     let effects = bench.ack_position(position_at([3, 0], 7));
     assert_eq!(effects, ["close 4010"]);
+}
+
+/// Nobody can tell it from one that the stream lost.
+#[test]
+fn an_acknowledgement_beyond_the_stream_is_ignored() {
+    let mut bench = Bench::live_at_5(256);
+    bench.everyone_read(everyone_after(5, 6));
+    bench.forwarded(Lane::Normal, 4);
+    assert_eq!(bench.ack_position(position_at([3, 0], 7)), [""; 0]);
+    let mut other_line = position_at([3, 0], 1);
+    other_line.places.everyone.creation = TIME_LINE + 1;
+    assert_eq!(bench.ack_position(other_line), [""; 0]);
+    // What it says of the user's own messages counts, and is judged.
+    let effects = bench.ack_position(position_at([4, 0], 99));
+    assert_eq!(effects, ["acknowledge 4,0,7/5, 0 more"]);
+    let effects = bench.ack_position(position_at([4, 0], 6));
+    assert_eq!(effects, ["acknowledge 4,0,7/6, 2 more, at leisure"]);
+    assert_eq!(bench.ack_position(position_at([5, 0], 99)), ["close 4010"]);
+}
+
+/// A client in a hurry repeats its last cursor, which the stream lost meanwhile.
+#[test]
+fn a_place_that_was_lost_meanwhile_is_no_fault_of_the_client() {
+    let mut bench = Bench::new(256);
+    bench.ack_position(position_at([0, 0], 9));
+    let read = EveryoneRead {
+        store_lost: true,
+        start: place(2),
+        end: place(2),
+        newest: place(2),
+        ..EveryoneRead::default()
+    };
+    let mut registration = registration([0, 0], with_everyone(read, nothing([0, 0])));
+    registration.start.places.everyone = Everyone::LOST;
+    let expected = [
+        "welcome 0,0,1/0, 0 pending",
+        "missed ? StoreLost to 0,0,7/2",
+        "live 0,0,7/2, 0 replayed",
+    ];
+    assert_eq!(bench.registered(registration), expected);
 }
 
 #[test]

@@ -140,6 +140,30 @@ fn the_time_before_a_gap_is_that_of_the_last_acknowledged_message() {
     assert_eq!(times(&effects), expected);
 }
 
+/// High priority comes first in a replay, and may be younger than what is missed after it.
+#[test]
+fn the_time_before_a_gap_is_not_that_of_a_message_sent_ahead() {
+    let mut session = Session::new(identity(false), 256).0;
+    let mut registration = registration([4, 0], page([6, 9], Lane::High, 9..=9));
+    registration.start.time_ms = 1_004;
+    let effects = session.registered(registration);
+    let cursor = effects.iter().find_map(|effect| match effect {
+        Effect::Send {
+            frame: ServerFrame::Messages { cursor, .. },
+            ..
+        } => Some(cursor.to_string()),
+        _ => None,
+    });
+    session.ack(&cursor.unwrap());
+    let read = gap(1, 0, page([6, 9], Lane::Normal, 6..=6));
+    let Some(Effect::ReadPage { number, .. }) = effects.last() else {
+        panic!("{effects:?}");
+    };
+    let effects = session.page_read(*number, read);
+    let around = (MissedReason::Evicted, Some(1_004), 1_006);
+    assert_eq!(times(&effects), [around]);
+}
+
 fn store_lost(start: [u64; 2], read: PageRead) -> Registration {
     Registration {
         store_lost: true,

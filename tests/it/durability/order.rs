@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::speed::events;
 use super::{inversions, numbered};
+use crate::support::role::Kind;
 use crate::support::socket::messages_of;
 use crate::support::{Role, Socket, System, event, eventually, eventually_within};
 
@@ -158,7 +159,8 @@ async fn while_one_joins(count: usize) {
     let mut stage = Stage::set(count).await;
     let newcomer = async {
         stage.until_received(count / 4).await;
-        let worker = stage.system.start_worker();
+        let env = stage.system.env().to_vec();
+        let worker = Role::start(Kind::Worker, "worker-4", Vec::new(), env);
         worker.ready().await;
         worker
     };

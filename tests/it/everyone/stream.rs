@@ -1,6 +1,6 @@
 //! `BROADCASTS` as others may treat it: removed, restored, filled with what is no event.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Hall, data_in, for_everyone, open};
 use crate::support::nats::RawNats;
@@ -15,9 +15,10 @@ fn reasons(frames: &[Frame]) -> Vec<(&str, Option<u64>)> {
 }
 
 /// Reads up to a message with this data, acknowledging all; returns the frames.
-async fn until_data(socket: &mut Socket, data: &str) -> Vec<Frame> {
+async fn until_data(socket: &mut Socket, data: impl Into<Value>) -> Vec<Frame> {
+    let data = data.into();
     let mut frames = Vec::new();
-    while !data_in(&frames).contains(&json!(data)) {
+    while !data_in(&frames).contains(&data) {
         let frame = socket.frame().await;
         socket.ack(&frame).await;
         frames.push(frame);
@@ -105,7 +106,7 @@ async fn what_is_no_event_in_the_stream_stops_nobody() {
         subject.extend_from_slice(end);
         subject
     };
-    let bodies: [&[u8]; 4] = [b"", b"{}", b"\xff\xfe", b"{\"version\":9}"];
+    let bodies: [&[u8]; 4] = [b"", b"{}", b"\xff\xfe", b"{\"version\":0}"];
     for body in bodies {
         raw.publish(&subject(b"junk"), body)
             .await
@@ -169,7 +170,62 @@ async fn a_gateway_starts_where_the_newest_were_removed_by_hand() {
     let (mut ann, frames) = open(hall.system.gateway(1), "ann", "default").await;
     assert_eq!(data_in(&frames), [1, 2]);
     hall.system.publish("new_post.1", for_everyone(4)).await;
-    assert_eq!(data_of(&ann.messages(1).await), [4]);
+    let frames = until_data(&mut ann, 4).await;
+    assert_eq!(reasons(&frames), [("evicted", Some(1))]);
+}
+
+/// Some are gone from the middle of what came while a gateway was away.
+#[tokio::test]
+async fn what_the_stream_dropped_before_a_gateway_had_it_is_told() {
+    let mut hall = Hall::open(System::builder().own_servers()).await;
+    hall.tell(1).await;
+    let (mut ben, _) = open(hall.gateway(), "ben", "default").await;
+    // Without its connection nothing is on its way to it.
+    hall.gateway().pause();
+    hall.system.nats_server().kill();
+    hall.system.nats_server().start_again();
+    hall.system.worker(0).ready().await;
+    for number in 2..=9 {
+        let event = for_everyone(number);
+        hall.system.publish("new_post.1", event).await;
+    }
+    hall.system.processed().await;
+    let jetstream = hall.system.jetstream().await;
+    let name = hall.system.stream_name("BROADCASTS");
+    let stream = jetstream.get_stream(name).await.expect("the stream");
+    for sequence in 4..=5 {
+        stream.delete_message(sequence).await.expect("deleted");
+    }
+    hall.gateway().resume();
+    let frames = until_data(&mut ben, 9).await;
+    assert_eq!(reasons(&frames), [("evicted", Some(2))], "{frames:?}");
+    assert_eq!(data_in(&frames), [2, 3, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
+async fn what_a_later_version_wrote_is_told_as_missed() {
+    let mut hall = Hall::open(System::builder()).await;
+    hall.introduce("ann", "default").await;
+    hall.tell("before").await;
+    let jetstream = hall.system.jetstream().await;
+    let subject = hall.system.subject("broadcasts.new_post");
+    for body in [r#"{"version":2}"#, r#"{"version":3,"message":"new"}"#] {
+        let sent = jetstream.publish(subject.clone(), body.into()).await;
+        sent.expect("sent").await.expect("a PubAck");
+    }
+    hall.system
+        .publish("new_post.1", for_everyone("after"))
+        .await;
+    let frames = until_data(&mut hall.watchers[0], "after").await;
+    let missed: u64 = with_op(&frames, "missed")
+        .iter()
+        .map(|frame| frame["count"].as_u64().unwrap())
+        .sum();
+    assert_eq!(missed, 2, "{frames:?}");
+    let (_, frames) = open(hall.gateway(), "ann", "default").await;
+    assert_eq!(frames[0]["pending"], 2);
+    assert_eq!(reasons(&frames), [("expired", Some(2))]);
+    assert_eq!(data_in(&frames), ["before", "after"]);
 }
 
 #[tokio::test]

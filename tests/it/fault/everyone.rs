@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::{alone, load, loaded, readers, settle, users};
-use crate::support::oracle::Event;
+use crate::support::oracle::{Audience, Event};
 use crate::support::socket::{all_messages, cursor, data_of, with_op};
 use crate::support::{Frame, Oracle, Reader, System, eventually};
 
@@ -20,7 +20,7 @@ async fn seen_readers(oracle: &Arc<Oracle>, system: &System, users: &[String]) -
     for user in users {
         let event = Event {
             key: None,
-            users: &[user.as_str()],
+            audience: Audience::Users(&[user.as_str()]),
             is_high: false,
         };
         oracle.publish(system, event).await;
@@ -37,19 +37,16 @@ async fn publish_mixed(oracle: &Oracle, system: &System, users: &[String], count
     let one = async |index: usize| {
         let user = index / 3 % all.len();
         let keys = ["everyone-1", "everyone-2", "everyone-3"];
-        let (key, users) = match index % 3 {
-            0 => (all[user], &all[user..=user]),
-            _ => (keys[index % 7 % 3], all),
+        let (key, audience) = match index % 3 {
+            0 => (all[user], Audience::Users(&all[user..=user])),
+            _ => (keys[index % 7 % 3], Audience::Everyone),
         };
         let event = Event {
             key: Some(key),
-            users,
+            audience,
             is_high: false,
         };
-        match index % 3 {
-            0 => oracle.publish(system, event).await,
-            _ => oracle.publish_for_everyone(system, event).await,
-        }
+        oracle.publish(system, event).await;
     };
     let events = futures_util::stream::iter(0..count).map(one);
     events.buffer_unordered(PUBLISHES_MAX).collect::<()>().await;

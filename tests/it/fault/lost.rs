@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{all_not_ready, alone, load, loaded, publish, readers, settle, users};
+use crate::support::oracle::{Audience, Event};
 use crate::support::role::Kind;
 use crate::support::servers::Servers;
 use crate::support::socket::{all_messages, data_of, with_op};
@@ -72,9 +73,9 @@ async fn a_redis_that_went_back_gets_again_what_it_lost() {
         publish(&oracle, &system, &users, count).await;
         for number in 0..20 {
             let key = format!("k{}", number % 4);
-            let event = crate::support::oracle::Event {
+            let event = Event {
                 key: Some(&key),
-                users: &away,
+                audience: Audience::Users(&away),
                 is_high: false,
             };
             oracle.publish(&system, event).await;
@@ -364,64 +365,6 @@ async fn many_messages_are_rebuilt() {
     let seconds = began.elapsed().as_secs_f64();
     assert_eq!(restored(&system).await, messages as f64);
     println!("{messages} messages of {users} users rebuilt in {seconds:.1} s");
-}
-
-/// Publishes for everyone until there is a PubAck.
-async fn tell(system: &System, data: &str) {
-    let body = json!({ "data": data }).to_string();
-    eventually("a PubAck", async || {
-        let published = system.publish_with("note", Default::default(), body.clone());
-        published.await.ok()
-    })
-    .await;
-}
-
-/// NATS loses the last events for everyone while no gateway lives that could notice, and others take
-/// their sequences before one does.
-#[tokio::test]
-async fn broadcasts_that_went_back_behind_all_gateways_are_told() {
-    let system = System::builder().own_servers().start().await;
-    let nats = system.nats_server();
-    let mut ann = system.connect("ann").await;
-    ann.until_live().await;
-    tell(&system, "one").await;
-    ann.messages(1).await;
-    nats.kill();
-    let checkpoint = nats.checkpoint();
-    nats.start_again();
-    for data in ["two", "three"] {
-        tell(&system, data).await;
-    }
-    ann.messages(2).await;
-    ann.close().await;
-    let mut redis = system.redis().await;
-    let record = system.key("catchup_store");
-    eventually("what was seen is noted", async || {
-        let mut command = redis::cmd("HGET");
-        command.arg(&record).arg("everyone");
-        let noted: Option<String> = command.query_async(&mut redis).await.ok()?;
-        (noted?.split(' ').nth(1) == Some("3")).then_some(())
-    })
-    .await;
-    system.gateway(0).kill();
-    nats.roll_back(&checkpoint);
-    for data in ["four", "five", "six"] {
-        tell(&system, data).await;
-    }
-    system.processed().await;
-    system.gateway(0).start_again();
-    system.ready().await;
-    let mut ann = system.connect("ann").await;
-    let frames = ann.frames_until("live").await;
-    let lost = with_op(&frames, "missed");
-    assert!(
-        lost.iter().any(|frame| frame["reason"] == "store_lost"),
-        "{frames:?}"
-    );
-    let got = data_of(&all_messages(&frames));
-    for expected in ["four", "five", "six"] {
-        assert!(got.contains(&json!(expected)), "{got:?}");
-    }
 }
 
 /// An `EVENTS` that is full: publishers hear of it, and what has a PubAck goes on.

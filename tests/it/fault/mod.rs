@@ -10,10 +10,14 @@
 //! | `store` | Redis killed, paused, restarted |
 //! | `lost` | a Redis or NATS that lost what it held, or refuses |
 //! | `bus` | NATS killed, paused, restarted |
+//! | `went_back` | streams of NATS that lost their last messages |
 //! | `ready` | starts without servers, readiness, SIGTERM |
 //! | `order` | sequential events and several workers |
 //! | `race` | users that connect and drop without end |
 //! | `refusal` | servers and settings that cannot keep the promise |
+//! | `half_open` | clients whose network vanishes |
+//! | `runner` | all kinds of faults in turn, by `scripts/faults` for hours |
+//! | `proxy` | none: that the proxy between processes does what it says |
 //! | `commands` | `dev`, `listen` and `publish` under faults |
 //!
 //! Each prints its figures (`cargo test --test it fault -- --nocapture`). `TEST_LOAD=10` makes
@@ -24,14 +28,18 @@ mod cluster;
 mod commands;
 mod everyone;
 mod gateway;
+mod half_open;
 mod lost;
 mod order;
+mod proxy;
 mod race;
 mod reader;
 mod ready;
 mod refusal;
+mod runner;
 mod sentinel;
 mod store;
+mod went_back;
 mod worker;
 
 use std::sync::Arc;
@@ -39,7 +47,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::oracle::{Event, Tally};
+use crate::support::oracle::{Audience, Event, Tally};
 use crate::support::reader::ComesBack;
 use crate::support::role::Kind;
 use crate::support::system::Builder;
@@ -93,7 +101,7 @@ const PUBLISHES_MAX: usize = 256;
 async fn publish(oracle: &Oracle, system: &System, users: &[String], count: usize) {
     let all: Vec<&str> = users.iter().map(String::as_str).collect();
     let all = all.as_slice();
-    let one = |index: usize| {
+    let one = async |index: usize| {
         let user = (index - index / 10) % all.len();
         let (key, users) = match index % 10 {
             9 => ("all", all),
@@ -101,10 +109,10 @@ async fn publish(oracle: &Oracle, system: &System, users: &[String], count: usiz
         };
         let event = Event {
             key: Some(key),
-            users,
+            audience: Audience::Users(users),
             is_high: index % 7 == 6,
         };
-        oracle.publish(system, event)
+        oracle.publish(system, event).await;
     };
     let events = futures_util::stream::iter(0..count).map(one);
     events.buffer_unordered(PUBLISHES_MAX).collect::<()>().await;

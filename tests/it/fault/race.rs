@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{alone, load, loaded, publish, users};
+use crate::support::chance::{Chance, seed};
 use crate::support::{Oracle, Socket, SocketRequest};
 
 const USERS: usize = 20;
@@ -32,7 +33,7 @@ async fn nobody_loses_a_message_between_two_connections() {
                 user: user.clone(),
                 device,
                 gateways: system.gateways().iter().map(|it| it.socket()).collect(),
-                chance: Chance(seed.wrapping_add(clients.len() as u64)),
+                chance: Chance::new(seed.wrapping_add(clients.len() as u64)),
                 cursor: None,
             };
             // A further device is owed what comes after it was first seen.
@@ -117,24 +118,4 @@ impl Restless {
             }
         }
     }
-}
-
-/// Numbers by chance that a seed repeats (splitmix64 by Vigna).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
-/// `TEST_SEED`, else one that no other run has.
-fn seed() -> u64 {
-    let given = std::env::var("TEST_SEED").ok();
-    let given = given.map(|text| text.parse().expect("TEST_SEED is a whole number"));
-    given.unwrap_or_else(|| u64::from(std::process::id()) << 20)
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Lateness, allow_sockets, milliseconds, parameter, peak_per_second, quantile};
 use crate::fault::alone;
 use crate::support::crowd::{Crowd, Journal, Return};
-use crate::support::oracle::Event;
+use crate::support::oracle::{Audience, Event};
 use crate::support::{Oracle, System, eventually_within};
 
 const GATEWAYS: usize = 3;
@@ -144,14 +144,13 @@ async fn traffic(
         let user = &all[number * 7_919 % all.len()];
         let mut event = Event {
             key: Some(user),
-            users: std::slice::from_ref(user),
+            audience: Audience::Users(std::slice::from_ref(user)),
             is_high: number.is_multiple_of(10),
         };
-        if !for_everyone(number) {
-            return oracle.publish(system, event).await;
+        if for_everyone(number) {
+            (event.key, event.audience) = (Some("everyone"), Audience::Everyone);
         }
-        (event.key, event.users) = (Some("everyone"), all);
-        oracle.publish_for_everyone(system, event).await;
+        oracle.publish(system, event).await;
     };
     let ticks = interval(Duration::from_secs(1).div_f64(rate));
     let ticks = stream::unfold(ticks, |mut ticks| async {

@@ -172,6 +172,7 @@ impl Bench {
             session_life: None,
             cursor: None,
             newest_everyone: Everyone::default(),
+            until_ms: None,
             page: page_of(64),
         }
     }

@@ -310,6 +310,33 @@ async fn the_newest_connection_replaces_the_older() {
 }
 
 #[tokio::test]
+async fn a_registration_that_comes_too_late_changes_nothing() {
+    let bench = Bench::start().await;
+    let first = bench.register("phone").await;
+    let now_ms = first.counters.now_ms;
+    let late = Register {
+        until_ms: Some(now_ms - 1),
+        ..bench.request("phone")
+    };
+    let outcome = bench.link.register(&bench.user, &late).await;
+    let Err(MailboxError::Late { now_ms: told_ms }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(told_ms >= now_ms);
+    let again = Register {
+        until_ms: Some(told_ms + HOUR_MS),
+        ..late
+    };
+    let second = bench.register_with(&again).await;
+    assert!(second.order > first.order);
+    assert!(
+        second
+            .replaced
+            .is_some_and(|older| older != again.connection)
+    );
+}
+
+#[tokio::test]
 async fn a_repeat_gives_the_same_answer() {
     let bench = Bench::start().await;
     bench.append(1..=3).await;

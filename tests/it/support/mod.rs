@@ -29,6 +29,8 @@
 //! | `key_server` | a server of key sets that answers well, badly, or not at all |
 //! | `token` | JSON Web Tokens, good and bad |
 //! | `browser` | a page in headless Chromium |
+//! | `proxy` | [`Proxy`]: between two processes: delays, cuts, black holes |
+//! | `chance` | numbers by chance that `TEST_SEED` repeats |
 //! | `process`, `ports` | children that cannot outlive the tests, free ports |
 //!
 //! By default all tests share one nats-server and one redis-server, started by the first and
@@ -47,6 +49,7 @@
 pub mod aof;
 pub mod browser;
 pub mod certificates;
+pub mod chance;
 pub mod command;
 pub mod crowd;
 pub mod http;
@@ -58,6 +61,7 @@ pub mod oracle;
 pub mod patient;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod reader;
 pub mod role;
 pub mod servers;
@@ -72,6 +76,7 @@ use std::time::{Duration, Instant};
 pub use command::Catchup;
 pub use nats::{RawNats, event};
 pub use oracle::Oracle;
+pub use proxy::Proxy;
 pub use reader::Reader;
 pub use role::Role;
 pub use servers::{NatsServer, RedisServer};

@@ -84,6 +84,17 @@ impl NatsServer {
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.server.port)
     }
+
+    /// Kills the server and starts it again with one stream as it was at a checkpoint, or a `part`
+    /// of it: `msgs` is what it holds, `obs` are its consumers, `""` is all. The others stay.
+    pub fn roll_back_stream(&self, checkpoint: &Checkpoint, stream: &str, part: &str) {
+        self.kill();
+        let path = Path::new("jetstream/$G/streams").join(stream).join(part);
+        let folder = self.folder().join(&path);
+        empty_folder(&folder);
+        copy_folder(&checkpoint.0.path().join(&path), &folder);
+        self.start_again();
+    }
 }
 
 /// A redis-server or valkey-server as Catchup wants it: append-only, `noeviction`.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
 
+use super::proxy::Proxy;
 use super::role::{Kind, Role};
 use super::servers::{NatsServer, RedisServer, Servers};
 use super::socket::Socket;
@@ -20,9 +21,18 @@ pub struct System {
     gateway_flags: Vec<String>,
     gateways: Vec<Arc<Role>>,
     workers: Vec<Arc<Role>>,
+    is_proxied: bool,
+    /// By the role's name.
+    links: BTreeMap<String, Links>,
     /// Other tests use the same roles: dropping this leaves them.
     is_shared: bool,
     client: OnceCell<async_nats::Client>,
+}
+
+/// The proxies between one role and its servers.
+pub struct Links {
+    pub nats: Proxy,
+    pub redis: Proxy,
 }
 
 /// What a system is to be made of.
@@ -32,6 +42,7 @@ pub struct Builder {
     servers: Option<Servers>,
     env: Vec<(String, String)>,
     gateway_flags: Vec<String>,
+    is_proxied: bool,
 }
 
 impl System {
@@ -54,6 +65,7 @@ impl System {
             servers: None,
             env: Vec::new(),
             gateway_flags: Vec::new(),
+            is_proxied: false,
         }
     }
 
@@ -85,6 +97,11 @@ impl System {
         &self.servers.redis
     }
 
+    /// The proxies of a role of this system ([`Builder::proxied`]).
+    pub fn links(&self, role: &Role) -> &Links {
+        &self.links[role.name()]
+    }
+
     /// Connects a user's default device to the first gateway.
     pub async fn connect(&self, user: &str) -> Socket {
         self.gateway(0).socket().user(user).connect().await
@@ -92,7 +109,7 @@ impl System {
 
     /// Starts one more gateway and waits until it is ready; returns its index.
     pub async fn add_gateway(&mut self) -> usize {
-        let gateway = self.start_gateway();
+        let gateway = self.start_role(Kind::Gateway);
         gateway.ready().await;
         self.gateways.push(Arc::new(gateway));
         self.gateways.len() - 1
@@ -100,7 +117,7 @@ impl System {
 
     /// Starts one more worker and waits until it is ready; returns its index.
     pub async fn add_worker(&mut self) -> usize {
-        let worker = self.start_worker();
+        let worker = self.start_role(Kind::Worker);
         worker.ready().await;
         self.workers.push(Arc::new(worker));
         self.workers.len() - 1
@@ -148,26 +165,35 @@ impl System {
             gateway_flags: self.gateway_flags.clone(),
             gateways: self.gateways.clone(),
             workers: self.workers.clone(),
+            is_proxied: false,
+            links: BTreeMap::new(),
             is_shared: true,
             // A client lives and ends with the runtime of its test.
             client: OnceCell::new(),
         }
     }
 
-    fn start_gateway(&self) -> Role {
-        let name = format!("gateway-{}", self.gateways.len() + 1);
-        Role::start(
-            Kind::Gateway,
-            &name,
-            self.gateway_flags.clone(),
-            self.env.clone(),
-        )
-    }
-
-    /// Starts one more worker, which the test owns, and does not wait.
-    pub fn start_worker(&self) -> Role {
-        let name = format!("worker-{}", self.workers.len() + 1);
-        Role::start(Kind::Worker, &name, Vec::new(), self.env.clone())
+    fn start_role(&mut self, kind: Kind) -> Role {
+        let (name, flags) = match kind {
+            Kind::Gateway => {
+                let name = format!("gateway-{}", self.gateways.len() + 1);
+                (name, self.gateway_flags.clone())
+            }
+            Kind::Worker => (format!("worker-{}", self.workers.len() + 1), Vec::new()),
+        };
+        let mut env = self.env.clone();
+        if self.is_proxied {
+            let links = Links {
+                nats: Proxy::start(self.servers.nats.port()),
+                redis: Proxy::start(self.servers.redis.port()),
+            };
+            let nats = format!("nats://127.0.0.1:{}", links.nats.port());
+            let redis = format!("redis://127.0.0.1:{}", links.redis.port());
+            env.push(("CATCHUP_NATS_URL".to_owned(), nats));
+            env.push(("CATCHUP_REDIS_URL".to_owned(), redis));
+            self.links.insert(name.clone(), links);
+        }
+        Role::start(kind, &name, flags, env)
     }
 }
 
@@ -200,6 +226,12 @@ impl Builder {
         self
     }
 
+    /// Each role reaches its servers through proxies of its own: [`System::links`].
+    pub fn proxied(mut self) -> Builder {
+        self.is_proxied = true;
+        self
+    }
+
     /// The gateways serve the demo page, as under `catchup dev`.
     pub fn demo(mut self) -> Builder {
         self.gateway_flags.push("--demo".to_owned());
@@ -216,6 +248,10 @@ impl Builder {
     /// Starts everything, or takes what an earlier call with this name started, and waits until
     /// it is ready. It lives as long as the tests; the name stands for everything set here.
     pub async fn start_shared(self, name: &'static str) -> System {
+        assert!(
+            !self.is_proxied,
+            "a proxy ends with the runtime of its test"
+        );
         static SYSTEMS: Mutex<BTreeMap<&str, System>> = Mutex::new(BTreeMap::new());
         let system = {
             let mut systems = SYSTEMS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -245,14 +281,18 @@ impl Builder {
             gateway_flags: self.gateway_flags,
             gateways: Vec::new(),
             workers: Vec::new(),
+            is_proxied: self.is_proxied,
+            links: BTreeMap::new(),
             is_shared: false,
             client: OnceCell::new(),
         };
         for _ in 0..self.gateways {
-            system.gateways.push(Arc::new(system.start_gateway()));
+            let gateway = system.start_role(Kind::Gateway);
+            system.gateways.push(Arc::new(gateway));
         }
         for _ in 0..self.workers {
-            system.workers.push(Arc::new(system.start_worker()));
+            let worker = system.start_role(Kind::Worker);
+            system.workers.push(Arc::new(worker));
         }
         system
     }

@@ -343,6 +343,7 @@ fn call_of(request: &Request) -> Register {
         session_life: request.session_life.map(Life),
         cursor: request.cursor,
         newest_everyone: request.newest,
+        until_ms: None,
         page: page_of(request.most),
     }
 }
