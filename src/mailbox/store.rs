@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::{Address, CONNECT_SECONDS_MAX, refused};
 use super::condition::{Condition, Demand};
+use super::info::{info_epoch, info_field};
 use super::record::Record;
 use super::{ConfigError, Keys, Link, MailboxError, NUMBER_MAX, TRIM_HOLD_SECONDS};
 use crate::protocol::Epoch;
@@ -319,13 +320,12 @@ async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, Mailbo
         .query_async(connection)
         .await
         .map_err(refused)?;
-    if field(&replication, "role") != Some("master") {
+    if info_field(&replication, "role") != Some("master") {
         return Err(MailboxError::Refusing(
             "READONLY: the address leads to a replica; give the primary's".to_owned(),
         ));
     }
-    let epoch = field(&replication, "master_replid")
-        .and_then(|hex| Epoch::from_hex(hex).ok())
+    let epoch = info_epoch(&replication)
         .ok_or_else(|| MailboxError::Unsuitable("the server gives no master_replid".to_owned()))?;
 
     let server: String = redis::cmd("INFO")
@@ -366,9 +366,13 @@ async fn check_setting(
 
 /// Redis 7.0 or newer, Valkey 8 or newer (contract §6).
 fn check_version(server: &str) -> Result<(), MailboxError> {
-    let (name, version, major_min) = match field(server, "valkey_version") {
+    let (name, version, major_min) = match info_field(server, "valkey_version") {
         Some(version) => ("Valkey", version, 8),
-        None => ("Redis", field(server, "redis_version").unwrap_or("0"), 7),
+        None => (
+            "Redis",
+            info_field(server, "redis_version").unwrap_or("0"),
+            7,
+        ),
     };
     let major: u32 = version
         .split('.')
@@ -381,12 +385,6 @@ fn check_version(server: &str) -> Result<(), MailboxError> {
         )));
     }
     Ok(())
-}
-
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
 }
 
 #[cfg(test)]

@@ -15,11 +15,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::durability::{Durability, Rule, field, info as server_info, inspect};
+use super::durability::{Durability, Rule, info as server_info, inspect};
 use super::hold::{Confirmation, Holds};
 use super::{DURABILITY, WorkerError};
-use crate::mailbox::{Link, MailboxError, Store};
-use crate::protocol::Epoch;
+use crate::mailbox::{Link, MailboxError, Store, info_epoch, info_field};
 use crate::telemetry::{Health, MailboxOperation, Metrics};
 
 /// How often the store is asked; an acknowledgement is held this much longer than it must.
@@ -120,7 +119,7 @@ impl Confirmer {
         }
         let replication = server_info(link, "replication").await;
         let is_without = replication
-            .is_ok_and(|replication| field(&replication, "connected_slaves") == Some("0"));
+            .is_ok_and(|replication| info_field(&replication, "connected_slaves") == Some("0"));
         if is_without {
             self.show(Err(no_replica()));
         }
@@ -172,24 +171,24 @@ impl Watched {
     async fn watch(&mut self) -> Result<Option<Instant>, MailboxError> {
         let asked = Instant::now();
         let info = server_info(&self.link, "replication persistence").await?;
-        let current = epoch_of(&info)
+        let current = info_epoch(&info)
             .ok_or_else(|| MailboxError::Unexpected("no master_replid".to_owned()))?;
         if current != self.link.epoch() {
             return Err(self.link.judge(MailboxError::EpochChanged { current }));
         }
-        if field(&info, "role") != Some("master") {
+        if info_field(&info, "role") != Some("master") {
             let text = "READONLY: the server became a replica";
             return Err(self.link.judge(MailboxError::Refusing(text.to_owned())));
         }
         let good: Option<u64> =
-            field(&info, "min_slaves_good_slaves").and_then(|text| text.parse().ok());
+            info_field(&info, "min_slaves_good_slaves").and_then(|text| text.parse().ok());
         if good.is_some_and(|good| good < self.rule.replicas_needed) {
             // It still answers, but another may be made primary, which lacks what this one took.
             let text = "NOREPLICAS: too few replicas answer the server";
             return Err(MailboxError::Refusing(text.to_owned()));
         }
-        let is_failing = field(&info, "aof_enabled") == Some("1")
-            && field(&info, "aof_last_write_status") != Some("ok");
+        let is_failing = info_field(&info, "aof_enabled") == Some("1")
+            && info_field(&info, "aof_last_write_status") != Some("ok");
         if is_failing {
             self.since = Instant::now();
             let text = "its append-only file cannot be written";
@@ -230,7 +229,7 @@ impl Watched {
         let written = Instant::now();
         let answer = pipeline.query_async(&mut apart.raw()).await;
         let (count, info): (Value, String) = answer.map_err(|error| apart.judge(error))?;
-        if epoch_of(&info) != Some(self.link.epoch()) {
+        if info_epoch(&info) != Some(self.link.epoch()) {
             // A fresh one tells which of the two connections is behind.
             self.apart = None;
             let text = "the server changed its time line";
@@ -268,10 +267,6 @@ impl Watched {
         self.apart = Some(apart.clone());
         Ok(apart)
     }
-}
-
-fn epoch_of(info: &str) -> Option<Epoch> {
-    field(info, "master_replid").and_then(|hex| Epoch::from_hex(hex).ok())
 }
 
 fn no_replica() -> MailboxError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::mailbox::{Link, MailboxError};
+use crate::mailbox::{Link, MailboxError, info_field};
 
 /// Redis writes to its disk each second (`appendfsync everysec`) and may be late by another one:
 /// what is older than this is on the disk of a server that still runs.
@@ -110,10 +110,10 @@ fn rule(replicas_needed: u64, lag_max: Duration) -> Rule {
 
 /// `WAITAOF` came with Redis 7.2; every Valkey has it.
 fn check_fsync(info: &str) -> Result<(), String> {
-    if field(info, "valkey_version").is_some() {
+    if info_field(info, "valkey_version").is_some() {
         return Ok(());
     }
-    let version = field(info, "redis_version").unwrap_or("0");
+    let version = info_field(info, "redis_version").unwrap_or("0");
     let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
     let version_number: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     match version_number >= (7, 2) {
@@ -133,13 +133,6 @@ pub(super) async fn info(link: &Link, sections: &str) -> Result<String, MailboxE
     }
     let info = command.query_async(&mut link.raw()).await;
     info.map_err(|error| link.judge(error))
-}
-
-/// A field of an `INFO`.
-pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
 }
 
 /// One setting of the server; `None` where it does not show it, as managed services may not.

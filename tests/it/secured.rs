@@ -58,6 +58,18 @@ async fn assert_delivers(system: &System) {
     assert_eq!(data_of(&socket.messages(1).await), [2]);
 }
 
+/// A worker that trusts another authority, or shows no certificate, ends and says which.
+async fn assert_refuses_others(authority: &Authority, servers: [(&str, String); 2]) {
+    let with = |authority: &Authority| {
+        let ca = ("CATCHUP_CA_FILE", text_of(&authority.file()));
+        servers.iter().cloned().chain([ca]).collect::<Vec<_>>()
+    };
+    let ended = worker(&with(&Authority::new())).await;
+    assert_one_line(&ended, 1, "CATCHUP_CA_FILE");
+    let ended = worker(&with(authority)).await;
+    assert_one_line(&ended, 1, "CATCHUP_CLIENT_CERTIFICATE_FILE");
+}
+
 #[tokio::test]
 async fn nats_over_tls_with_a_certificate_of_each_side() {
     let authority = Authority::new();
@@ -85,17 +97,11 @@ async fn nats_over_tls_with_a_certificate_of_each_side() {
     let ended = publish.run().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
 
-    let other = Authority::new();
-    let servers = [("CATCHUP_NATS_URL", url), ("CATCHUP_REDIS_URL", redis_url)];
-    let with = |authority: &Authority| {
-        let ca = ("CATCHUP_CA_FILE", text_of(&authority.file()));
-        servers.iter().cloned().chain([ca]).collect::<Vec<_>>()
-    };
-    let ended = worker(&with(&other)).await;
-    assert_one_line(&ended, 1, "CATCHUP_CA_FILE");
-    // The right authority, and no certificate of its own.
-    let ended = worker(&with(&authority)).await;
-    assert_one_line(&ended, 1, "CATCHUP_CLIENT_CERTIFICATE_FILE");
+    assert_refuses_others(
+        &authority,
+        [("CATCHUP_NATS_URL", url), ("CATCHUP_REDIS_URL", redis_url)],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -134,16 +140,11 @@ async fn redis_over_tls_with_a_certificate_of_each_side() {
         .await;
     assert_delivers(&system).await;
 
-    let other = Authority::new();
-    let servers = [("CATCHUP_NATS_URL", nats_url), ("CATCHUP_REDIS_URL", url)];
-    let with = |authority: &Authority| {
-        let ca = ("CATCHUP_CA_FILE", text_of(&authority.file()));
-        servers.iter().cloned().chain([ca]).collect::<Vec<_>>()
-    };
-    let ended = worker(&with(&other)).await;
-    assert_one_line(&ended, 1, "CATCHUP_CA_FILE");
-    let ended = worker(&with(&authority)).await;
-    assert_one_line(&ended, 1, "CATCHUP_CLIENT_CERTIFICATE_FILE");
+    assert_refuses_others(
+        &authority,
+        [("CATCHUP_NATS_URL", nats_url), ("CATCHUP_REDIS_URL", url)],
+    )
+    .await;
 }
 
 #[tokio::test]
