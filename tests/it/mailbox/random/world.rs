@@ -2,12 +2,10 @@
 //! after every operation.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use catchup::event::UserId;
-use catchup::mailbox::{ConnectionId, Entry, Link, MailboxError, Page, Store, StoreConfig};
+use catchup::mailbox::{ConnectionId, Entry, Link, MailboxError, Page, StoreConfig};
 use catchup::protocol::{Everyone, Lane, Life, Position};
-use catchup::telemetry::Metrics;
 use redis::aio::MultiplexedConnection;
 
 use super::ledger::Ledger;
@@ -265,7 +263,7 @@ impl World {
 
 /// A link of its own, without the wait between attempts that a store makes.
 pub async fn connect(config: &StoreConfig) -> Link {
-    let store = Store::open(config.clone(), Arc::new(Metrics::new())).unwrap();
+    let store = crate::mailbox::open_store(config.clone());
     store.connect().await.unwrap()
 }
 
