@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::record::{Progress, RebuildKind, Record};
 use super::slots::{SlotSet, tag_of};
-use super::{Keys, Link, MailboxError};
+use super::store::Limits;
+use super::{Keys, Link, MailboxError, NUMBER_MAX};
 use crate::protocol::Epoch;
 use crate::telemetry::{Metrics, StoreRefusal};
 
@@ -32,7 +33,16 @@ pub(super) struct Loss {
     /// When events were last found lost, by Redis's clock; 0 for never.
     pub lost_ms: u64,
     /// Until then, any device may have been known to a store that was emptied.
-    pub no_trim_before_ms: u64,
+    pub wiped_until_ms: u64,
+    /// Until then, any device may have been known to a store that went back.
+    pub back_until_ms: u64,
+}
+
+impl Loss {
+    /// Nothing is trimmed before: the devices come back one by one.
+    pub fn no_trim_before_ms(&self) -> u64 {
+        self.wiped_until_ms.max(self.back_until_ms)
+    }
 }
 
 /// What a server is in its cluster.
@@ -153,14 +163,25 @@ impl Condition {
         self.record.subscribe()
     }
 
-    pub fn loss(&self, ttl_ms: u64) -> Loss {
-        let wiped_ms = self.wiped_ms.load(Ordering::Acquire);
+    pub fn loss(&self, limits: &Limits) -> Loss {
+        let (wiped_ms, lost_ms) = self.losses();
+        let until = |begun_ms: u64, kept_ms: u64| match begun_ms {
+            0 => 0,
+            begun_ms => begun_ms + kept_ms,
+        };
+        let known = self.known();
+        let back_until_ms = match known {
+            // Nobody has judged yet how far it went back.
+            Some(known) if known.record.id.is_some() && !known.is_whole() => NUMBER_MAX,
+            known => until(
+                known.map_or(0, |known| known.record.back_ms),
+                limits.trim_hold_ms,
+            ),
+        };
         Loss {
-            lost_ms: self.lost_ms.load(Ordering::Acquire),
-            no_trim_before_ms: match wiped_ms {
-                0 => 0,
-                wiped_ms => wiped_ms + ttl_ms,
-            },
+            lost_ms,
+            wiped_until_ms: until(wiped_ms, limits.ttl_ms),
+            back_until_ms,
         }
     }
 

@@ -164,7 +164,7 @@ impl Link {
 
     /// What the store is known to have lost.
     pub(super) fn loss(&self) -> Loss {
-        self.inner.condition.loss(self.inner.limits.ttl_ms)
+        self.inner.condition.loss(&self.inner.limits)
     }
 
     /// Gives the link up: what was done on it may be lost.

@@ -46,7 +46,8 @@
 //!   knows it was not restarted since.
 //!
 //! In the hash `catchup_store`: `id`; `epoch`; `clock`, Redis's time, written every half second;
-//! `floor`; `wiped` and `lost`, when it was found empty, and when any events were found lost; the
+//! `floor`; `wiped`, `lost` and `back`, when it was found empty, when any events were found lost,
+//! and when it was found in another epoch; the
 //! name of the last rebuild that ended in `rebuilt`; `rebuild:*` while one is under way; in a cluster
 //! also `slots`, `left` and `members`, the ids of the primary and its replicas.
 
@@ -75,6 +76,8 @@ pub struct Record {
     pub wiped_ms: u64,
     /// When events were last found lost, milliseconds since 1970; 0 for never.
     pub lost_ms: u64,
+    /// When it was last found in another epoch, milliseconds since 1970; 0 for never.
+    pub back_ms: u64,
     /// The last rebuild that ended.
     pub rebuilt: String,
     pub under_way: Option<Progress>,
@@ -182,6 +185,7 @@ impl Link {
                 "epoch",
                 "wiped",
                 "lost",
+                "back",
                 "rebuilt",
                 "rebuild:kind",
                 "rebuild:next",
@@ -407,12 +411,13 @@ fn read_record(values: Vec<Value>, view: Option<&View>) -> Result<Record, Mailbo
     let id = Uuid::parse_str(&reply.text()?).ok();
     let epoch = Epoch::from_hex(&reply.text()?).ok();
     let mut time = || Ok::<u64, MailboxError>(text_of(reply.value()?)?.parse().unwrap_or(0));
-    let (wiped_ms, lost_ms) = (time()?, time()?);
+    let (wiped_ms, lost_ms, back_ms) = (time()?, time()?, time()?);
     let mut record = Record {
         id,
         epoch,
         wiped_ms,
         lost_ms,
+        back_ms,
         rebuilt: reply.text()?,
         under_way: Progress::read(&mut reply)?,
         slots: None,

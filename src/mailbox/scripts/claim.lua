@@ -46,6 +46,9 @@ local is_same = record.id == id
 if is_same and record.epoch == epoch then
   return { 'ok', 'whole' }
 end
+if is_same then
+  redis.call('HSET', KEYS[1], 'back', whole(now))
+end
 local kind = record['rebuild:id'] == id and (record['rebuild:slots'] or '') == slots
   and record['rebuild:kind']
 if not kind then
