@@ -1,7 +1,7 @@
 //! Frames and messages (RFC 6455 §5 and §8.1), and the contract's sizes.
 
 use super::Back::{Answer, Fault, Serves};
-use super::{Case, GOOD, assert_table, case};
+use super::{GOOD, assert_table, case};
 use crate::support::wire::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, close, frame, frame_with_long_length,
     frame_with_short_length,
@@ -160,6 +160,17 @@ async fn messages_may_come_in_pieces() {
             Serves,
             at_once([first(), ping(), empty(), last()]),
         ),
+    ];
+    assert_table(cases).await;
+}
+
+#[tokio::test]
+async fn pieces_of_a_message_follow_one_another() {
+    let (head, tail) = GOOD.split_at(9);
+    let (first, last) = (frame(TEXT, head), frame(FIN | CONTINUATION, tail));
+    let empty = frame(CONTINUATION, b"");
+    let (first, last, empty) = (|| first.clone(), || last.clone(), || empty.clone());
+    let cases = vec![
         case(
             "5.4",
             "a close between",
@@ -280,13 +291,11 @@ async fn control_frames_are_short_and_whole() {
 }
 
 #[tokio::test]
-async fn text_is_utf_8() {
+async fn text_is_any_utf_8() {
     let token = |text: &[u8]| [b"{\"op\":\"token\",\"token\":\"", text, b"\"}"].concat();
     let smile = token("é消😀".as_bytes());
-    let bad = |bytes: &[u8]| [frame(FIN | TEXT, &token(bytes))];
-    // A character cut in two by the end of the message, with nothing after it.
-    let cut = [GOOD, b" \xf0\x9f\x98"].concat();
-    let cases: Vec<Case> = vec![
+    let text = |bytes: &[u8]| [frame(FIN | TEXT, &token(bytes))];
+    let cases = vec![
         case(
             "8.1",
             "characters of two to four bytes",
@@ -309,8 +318,19 @@ async fn text_is_utf_8() {
             "8.1",
             "the last character there is",
             Serves,
-            bad(b"\xf4\x8f\xbf\xbf"),
+            text(b"\xf4\x8f\xbf\xbf"),
         ),
+    ];
+    assert_table(cases).await;
+}
+
+#[tokio::test]
+async fn text_that_is_no_utf_8_is_refused() {
+    let token = |text: &[u8]| [b"{\"op\":\"token\",\"token\":\"", text, b"\"}"].concat();
+    let bad = |bytes: &[u8]| [frame(FIN | TEXT, &token(bytes))];
+    // A character cut in two by the end of the message, with nothing after it.
+    let cut = [GOOD, b" \xf0\x9f\x98"].concat();
+    let cases = vec![
         case(
             "8.1",
             "a byte that UTF-8 has not",

@@ -142,7 +142,7 @@ async fn assert_table(cases: Vec<(&str, &str, Answer, String)>) {
 }
 
 #[tokio::test]
-async fn a_handshake_has_the_lines_of_the_rfc() {
+async fn a_handshake_asks_for_a_websocket_over_http_1_1() {
     let two = |line: &str| with(&format!("{line}\r\n{line}"));
     assert_table(vec![
         (
@@ -207,6 +207,14 @@ async fn a_handshake_has_the_lines_of_the_rfc() {
             Refusal(400),
             with("Connection: keep-alive"),
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn version_key_and_host_stand_once_and_are_what_they_should_be() {
+    let two = |line: &str| with(&format!("{line}\r\n{line}"));
+    assert_table(vec![
         (
             "4.4",
             "version 8",
@@ -324,6 +332,13 @@ async fn a_request_that_is_two_is_none() {
             NoSocket,
             body("Content-Length: +5", "hello"),
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_with_faults_is_no_request() {
+    assert_table(vec![
         (
             "RFC 9112 5.1",
             "a space before the colon",
@@ -442,7 +457,6 @@ async fn after_upgrade(mut stream: TcpStream, mut received: Vec<u8>) -> Wire {
 #[tokio::test]
 async fn addresses_and_queries_are_read_one_way_only() {
     let ask = |target: &str| asking(&format!("GET {target} HTTP/1.1"));
-    let long = "x".repeat(16 * 1024);
     assert_table(vec![
         (
             "RFC 3986 3.3",
@@ -492,6 +506,15 @@ async fn addresses_and_queries_are_read_one_way_only() {
             Socket,
             ask("/v1/ws?user=USER?&x=?"),
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_user_is_refused_however_it_is_escaped() {
+    let ask = |target: &str| asking(&format!("GET {target} HTTP/1.1"));
+    let long = "x".repeat(16 * 1024);
+    assert_table(vec![
         ("RFC 3986 3.4", "no value", Refusal(400), ask("/v1/ws?user")),
         (
             "RFC 3986 3.4",
