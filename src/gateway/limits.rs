@@ -6,7 +6,7 @@
 //!
 //! | what | most | beyond it | `limit` |
 //! |---|---|---|---|
-//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | wait in the kernel's queue, unaccepted | `requests` |
+//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | the client that has been silent for longest is dropped; where all wait for the gateway, others wait in the kernel's queue | `requests` |
 //! | time of a TCP connection that is no socket ([`REQUESTS_SECONDS_MAX`]) | 25 s | closed, whatever it asks | – |
 //! | head of a request, time and size ([`HEAD_SECONDS_MAX`], [`HEAD_BYTES_MAX`]) | 10 s, 32 KiB | the TCP connection is closed, or 431 | `handshake` for the time |
 //! | query string ([`QUERY_BYTES_MAX`]) | 16 KiB | 400 | – |

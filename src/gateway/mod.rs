@@ -30,6 +30,7 @@ mod presence;
 mod reconcile;
 mod refusal;
 mod registry;
+mod requests;
 mod ring;
 mod store_clock;
 mod store_watch;

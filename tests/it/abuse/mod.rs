@@ -4,7 +4,13 @@
 //! | file | what is tried |
 //! |---|---|
 //! | `protocol` | what is independent of the store: the handshake, frames, closes, slowness, floods |
+//! | `codes` | every close code and refusal of the contract is told |
+//! | `users` | user ids of every shape, said and proved |
+//! | `devices` | a thousand devices of one user, everything acknowledged twice |
 //!
-//! Thousands of connections that are dropped: `figures/dropped.rs`, and `scripts/abuse`.
+//! Connections in thousands and floods: `figures/abuse`, and `scripts/abuse`.
 
+mod codes;
+mod devices;
 mod protocol;
+mod users;
