@@ -150,10 +150,13 @@ impl RedisServer {
 /// True where the process itself answers with its number.
 fn is_redis(process: &Process, port: u16) -> Option<bool> {
     let mut stream = probe_connect(port)?;
-    stream.write_all(b"INFO server\r\n").ok()?;
+    stream.write_all(b"PING\r\nINFO server\r\n").ok()?;
     let expected = format!("process_id:{}", process.id());
     let mut lines = BufReader::new(stream).lines();
-    // While it loads its data it answers with an error, not with an INFO.
+    // While it loads its data it answers INFO, and nothing that clients ask.
+    if lines.next()?.ok()? != "+PONG" {
+        return None;
+    }
     let line = lines
         .by_ref()
         .map_while(Result::ok)
