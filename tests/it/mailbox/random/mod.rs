@@ -9,9 +9,9 @@
 mod figures;
 mod gateway;
 mod ledger;
-mod model;
+pub mod model;
 mod operation;
-mod registering;
+pub mod registering;
 mod time_line;
 mod worker;
 mod world;
