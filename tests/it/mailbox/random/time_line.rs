@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use redis::AsyncCommands;
 
@@ -41,14 +40,10 @@ impl Operation {
 }
 
 impl World {
-    /// Moves the model's clock, and everything written into the past for the rest of what did not
-    /// really pass meanwhile: however slow the machine is, both clocks agree again.
     pub async fn pass(&mut self, units: u64) {
         let duration = units * UNIT;
         self.model.pass(duration);
-        let really = self.drift_ms();
-        self.aligned_ms += really;
-        self.shift(duration - really).await;
+        self.shift(duration as i64).await;
         let epoch = self.link.epoch();
         let now = self.model.now;
         self.sessions.retain(|session| {
@@ -61,9 +56,16 @@ impl World {
         now_ms().saturating_sub(self.aligned_ms)
     }
 
-    async fn shift(&self, duration: Time) {
-        let duration = Duration::from_millis(duration);
-        time::pass(&self.redis, self.link.keys(), &self.user, duration).await;
+    /// Takes back what really passed, by moving all that was written into the future: however slow
+    /// the machine is, both clocks agree again.
+    pub async fn align(&mut self) {
+        let drift_ms = self.drift_ms();
+        self.aligned_ms += drift_ms;
+        self.shift(-(drift_ms as i64)).await;
+    }
+
+    async fn shift(&self, passed_ms: i64) {
+        time::pass_ms(&self.redis, self.link.keys(), &self.user, passed_ms).await;
     }
 
     pub async fn lose_list(&mut self, lane: usize) {
@@ -117,8 +119,9 @@ impl World {
         }
         self.figures.rolled_back += 1;
         let passed = self.model.now - checkpoint.model.now;
-        self.shift(passed).await;
+        self.shift(passed as i64).await;
         self.aligned_ms = checkpoint.aligned_ms;
+        self.align().await;
         self.model = checkpoint.model.clone();
         self.model.pass(passed);
         // JetStream has no acknowledgement for these yet.
