@@ -43,8 +43,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use auth::{AllowedOrigins, Auth, InvalidKey, InvalidUrl};
+pub use auth::{AllowedOrigins, Auth, InvalidKey, InvalidKeySet, InvalidUrl, KEYS_MAX, KeySet};
 pub use limits::GatewayLimits;
+pub use websocket::Parameters;
 
 use crate::bus::{BusConfig, BusError};
 use crate::mailbox::{ConfigError, Store, StoreConfig};

@@ -49,22 +49,22 @@ const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 /// A client's socket.
 pub type Socket = WebSocketStream<Metered>;
 
-/// The query parameters of contract §4.
-#[derive(Default)]
-struct Parameters {
-    user: Option<String>,
-    token: Option<String>,
-    device: Option<String>,
-    cursor: Option<String>,
-    ack: Option<String>,
-    refuse: Option<String>,
+/// The query parameters of contract §4, without their escapes. Has a token: never log it.
+#[derive(Default, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    pub user: Option<String>,
+    pub token: Option<String>,
+    pub device: Option<String>,
+    pub cursor: Option<String>,
+    pub ack: Option<String>,
+    pub refuse: Option<String>,
     /// What is wrong with the query as a whole.
-    fault: Option<&'static str>,
+    pub fault: Option<&'static str>,
 }
 
 impl Parameters {
     /// The first of a repeated parameter counts; unknown ones are ignored.
-    fn parse(query: &str) -> Parameters {
+    pub fn parse(query: &str) -> Parameters {
         let mut parameters = Parameters::default();
         if query.len() > QUERY_BYTES_MAX {
             parameters.fault = Some("the query is longer than 16384 bytes");
