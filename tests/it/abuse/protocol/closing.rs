@@ -15,7 +15,7 @@ const SLACK: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn a_close_is_answered_with_its_code() {
-    let mut cases = vec![
+    let cases = vec![
         case(
             "5.5.1",
             "an empty close",
@@ -64,6 +64,12 @@ async fn a_close_is_answered_with_its_code() {
             [[frame(FIN | TEXT, GOOD), close(1000, "")].concat()]
         }),
     ];
+    assert_table(cases).await;
+}
+
+#[tokio::test]
+async fn codes_that_may_be_sent_are_answered_with_themselves() {
+    let mut cases = Vec::new();
     for code in [
         1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999,
     ] {
