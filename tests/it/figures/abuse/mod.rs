@@ -29,8 +29,9 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(50);
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take until everything of the abuse is gone.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
-/// Memory that a gateway may keep of what allocators take from the kernel once.
-const KEPT_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Memory that a gateway may keep: what its allocator takes from the kernel for all 2,048 requests that
+/// may be open, twice over. However many come, it is no more.
+const KEPT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// What a gateway holds.
 #[derive(Clone, Copy)]
