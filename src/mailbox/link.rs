@@ -33,7 +33,7 @@ pub struct Connection {
 }
 
 /// Which connection of which process a call speaks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     pub node: Arc<str>,
     pub incarnation: Arc<str>,

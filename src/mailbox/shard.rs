@@ -12,7 +12,7 @@ use super::condition::{Condition, Demand, View};
 use super::link::Home;
 use super::record::Record;
 use super::server::inspect;
-use super::store::{REPLY_SECONDS_MAX, StoreConfig};
+use super::store::StoreConfig;
 use super::{Keys, Link, MailboxError};
 use crate::telemetry::Metrics;
 
@@ -257,7 +257,7 @@ impl Shard {
 
     async fn attempt(&self) -> Result<Link, MailboxError> {
         let config = AsyncConnectionConfig::new()
-            .set_response_timeout(Some(Duration::from_secs(REPLY_SECONDS_MAX)))
+            .set_response_timeout(Some(self.inner.config.reply_max))
             .set_connection_timeout(Some(Duration::from_secs(CONNECT_SECONDS_MAX)))
             .set_pipeline_buffer_size(PIPELINE_COMMANDS);
         let Inner {

@@ -161,7 +161,7 @@ impl FromStr for EventKey {
 pub struct InvalidEventKey;
 
 /// A place that proves a prefix: equal positions mean equal prefixes (invariant I3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     pub epoch: Epoch,
     pub life: Life,

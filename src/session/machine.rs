@@ -17,7 +17,7 @@ use crate::protocol::{
 };
 
 /// One connection, from its first registration to its close.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Session {
     identity: Identity,
     phase: Phase,
@@ -44,7 +44,7 @@ pub struct Session {
     unread: Unread,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Phase {
     /// A registration is under way. `again`: another was asked for meanwhile, so that this one may
     /// be from the time line that ended.
@@ -62,7 +62,7 @@ enum Phase {
 
 /// What is known to be in the mailbox and may not be in the page that is under way. A read that
 /// begins later sees it all.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Unread {
     /// The highest place in each lane.
     places: [u64; 2],

@@ -27,7 +27,7 @@ pub const HOLD_MILLISECONDS: u64 = 75;
 pub const WINDOW_MESSAGES: u32 = 256;
 
 /// Who a connection is for, and how it acknowledges.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     pub user: Arc<str>,
     pub device: Arc<str>,
@@ -38,7 +38,7 @@ pub struct Identity {
 }
 
 /// The answer to [`Effect::Register`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Registration {
     /// What the device has acknowledged.
     pub start: Position,
@@ -48,7 +48,7 @@ pub struct Registration {
 }
 
 /// What was read at one moment: the answer to [`Effect::ReadPage`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct PageRead {
     /// The store's clock, milliseconds since 1970.
     pub now_ms: u64,
@@ -66,7 +66,7 @@ pub struct PageRead {
 }
 
 /// What follows the position in one lane: places that are gone, then messages without a hole.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Run {
     pub lane: Lane,
     pub evicted: u64,
@@ -77,7 +77,7 @@ pub struct Run {
 }
 
 /// What follows a place among the events for everyone, for one user: what is gone, then messages.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct EveryoneRead {
     /// The place belongs to another stream, or one that lost what the device has seen.
     pub store_lost: bool,
@@ -97,7 +97,7 @@ pub struct EveryoneRead {
 }
 
 /// Events for everyone that will not come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Gone {
     pub count: u64,
     /// The last sequence of them.
@@ -105,7 +105,7 @@ pub struct Gone {
 }
 
 /// A message for everyone at its place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EveryonePlaced {
     pub sequence: u64,
     /// Of the original, which orders it among the user's own messages.
@@ -115,14 +115,14 @@ pub struct EveryonePlaced {
 }
 
 /// A message of a page.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Waiting {
     pub key: EventKey,
     pub message: Placed,
 }
 
 /// A message at its place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Placed {
     pub place: u64,
     pub time_ms: u64,
@@ -130,7 +130,7 @@ pub struct Placed {
 }
 
 /// A forward from a worker for this user.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Forwarded {
     pub epoch: Epoch,
     pub life: Option<Life>,

@@ -9,7 +9,7 @@ const RESTING_FRAMES: usize = 8;
 
 /// Frames in flight on one connection. A frame is in flight until a cursor at or beyond its own
 /// is acknowledged.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Window {
     messages_max: u32,
     sent: VecDeque<Sent>,
@@ -19,7 +19,7 @@ pub(super) struct Window {
     messages: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sent {
     places: Places,
     messages: u32,
@@ -27,7 +27,7 @@ struct Sent {
     ephemeral: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Earlier {
     time_line: (Epoch, Life),
     places: Places,

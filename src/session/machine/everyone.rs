@@ -173,7 +173,7 @@ impl Session {
 
 /// The events for everyone that were told as missed and are not acknowledged: after the first of
 /// these places, up to the last.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct ToldMissed(Option<(Everyone, Everyone)>);
 
 impl ToldMissed {

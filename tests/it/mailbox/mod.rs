@@ -8,7 +8,7 @@ mod damage;
 mod order;
 mod page;
 mod presence;
-mod random;
+pub mod random;
 mod register;
 mod restore;
 mod speed;

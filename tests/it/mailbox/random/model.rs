@@ -19,14 +19,14 @@ const CONNECTED: Time = 240_000;
 const REMEMBERED_KEYS: usize = 32;
 
 /// What stands, or stood, at a place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Slot {
     pub key: u64,
     pub expires: Time,
     pub is_gone: bool,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct LaneModel {
     /// Everything that ever had a place here, the first at place 1.
     pub slots: Vec<Slot>,
@@ -39,7 +39,7 @@ pub struct LaneModel {
     deadline_set: Time,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
     pub places: [u64; 2],
     pub everyone: Everyone,
@@ -48,7 +48,7 @@ pub struct Record {
     pub lost: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConnectionModel {
     pub device: String,
     pub id: ConnectionId,
@@ -56,7 +56,7 @@ pub struct ConnectionModel {
 }
 
 /// A mailbox as it is in the store; cloning it is a checkpoint.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Model {
     pub now: Time,
     pub cap: usize,
@@ -73,7 +73,7 @@ pub struct Model {
 }
 
 /// What a page should hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct PageModel {
     pub lane: Option<usize>,
     pub evicted: u64,
