@@ -37,8 +37,9 @@
 //! - Redis keeps its writes in one order here too: slots that are in the record came before it was
 //!   written, with all that was in them.
 //! - Slots that are not in it can be trusted while the server goes on, where another whole primary
-//!   had them: a record also tells for a minute which slots have left. Once the server was restarted or replaced it may have gone back to before they came,
-//!   and whoever gave them has removed them: then it counts as emptied.
+//!   had them: a record also tells for a minute which slots have left. Once the server was restarted
+//!   or replaced it may have gone back to before they came, and whoever gave them has removed them:
+//!   then it counts as emptied.
 //! - A record goes with its slot, and is one of another primary there: it names who may have it.
 //!   The primary that lost it writes it anew from what a worker knows, as long as the connection
 //!   over which it was read stands.
@@ -46,10 +47,10 @@
 //!   knows it was not restarted since.
 //!
 //! In the hash `catchup_store`: `id`; `epoch`; `clock`, Redis's time, written every half second;
-//! `floor`; `wiped`, `lost` and `back`, when it was found empty, when any events were found lost,
-//! and when it was found in another epoch; the
-//! name of the last rebuild that ended in `rebuilt`; `rebuild:*` while one is under way; in a cluster
-//! also `slots`, `left` and `members`, the ids of the primary and its replicas.
+//! `floor`; `wiped`, `lost` and `back`, when it was found empty, when any events were found lost, and
+//! when it was found in another epoch; the name of the last rebuild that ended in `rebuilt`;
+//! `rebuild:*` while one is under way; in a cluster also `slots`, `left` and `members`, the ids of the
+//! primary and its replicas.
 
 use std::time::Duration;
 
