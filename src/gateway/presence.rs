@@ -64,23 +64,25 @@ pub enum PresenceError {
 /// The connections to where the two keys are; one where there is one server.
 struct Links {
     lease: Link,
-    online: Link,
+    /// The lease does not depend on it.
+    online: Result<Link, MailboxError>,
 }
 
-/// The time lines of the two keys.
-pub type Epochs = [Epoch; 2];
+/// The time lines of the two keys, as far as they are known.
+pub type Epochs = [Option<Epoch>; 2];
 
 impl Links {
     async fn connect(node: &Node) -> Result<Links, MailboxError> {
         let store = &node.store;
         Ok(Links {
             lease: store.key(|keys| keys.node(&node.name)).connect().await?,
-            online: (store.key(|keys| keys.online_users(&node.name)).connect()).await?,
+            online: (store.key(|keys| keys.online_users(&node.name)).connect()).await,
         })
     }
 
     fn epochs(&self) -> Epochs {
-        [self.lease.epoch(), self.online.epoch()]
+        let online = self.online.as_ref();
+        [Some(self.lease.epoch()), online.ok().map(Link::epoch)]
     }
 }
 
@@ -92,8 +94,9 @@ pub async fn begin(node: &Node) -> Result<Epochs, PresenceError> {
             lease::take(&links.lease, &node.name, &node.incarnation).await?;
             node.store_clock.heard(links.lease.now_ms().await?);
             // What a process of this name left behind.
-            forget_online(node, &links.online).await?;
-            Ok(links.epochs())
+            let epochs = links.epochs();
+            forget_online(node, &links.online?).await?;
+            Ok(epochs)
         };
         match result.await {
             Ok(epochs) => {
@@ -152,7 +155,13 @@ async fn step(
     is_complete: &mut bool,
 ) -> Result<(), Failure> {
     let links = Links::connect(node).await?;
-    if links.epochs() != *epochs {
+    let is_known = |epoch: &Epoch| epochs.contains(&Some(*epoch));
+    if links
+        .epochs()
+        .iter()
+        .flatten()
+        .any(|epoch| !is_known(epoch))
+    {
         // A store that went back may name an older process again, which is gone.
         lease::take(&links.lease, &node.name, &node.incarnation).await?;
         *epochs = links.epochs();
@@ -177,8 +186,9 @@ async fn step(
             return Err(Failure::Final(error));
         }
     }
+    let online = links.online?;
     let changed = node.presence.take();
-    let result = write_online(node, &links.online, &changed, *is_complete).await;
+    let result = write_online(node, &online, &changed, *is_complete).await;
     if result.is_err() {
         node.presence.put_back(changed);
     }

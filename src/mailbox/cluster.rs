@@ -118,10 +118,16 @@ async fn ask(
             false => refused(error),
         }
     })?;
+    let servers = parse(slots, like, host)?;
+    if servers.is_empty() {
+        // It was taken out of the cluster, or not put in yet.
+        let text = "the server knows of no slots".to_owned();
+        return Err(MailboxError::Unreachable(text));
+    }
     let age = info_field(&info, "cluster_current_epoch").and_then(|text| text.parse().ok());
     Ok(Answer {
         age: age.unwrap_or(0),
-        servers: parse(slots, like, host)?,
+        servers,
     })
 }
 

@@ -27,6 +27,15 @@ pub enum Demand {
     Whole(Option<Uuid>),
 }
 
+/// When the server was found empty, when events were found lost, and when it was found in another
+/// epoch; milliseconds since 1970, 0 for never.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Losses {
+    pub wiped_ms: u64,
+    pub lost_ms: u64,
+    pub back_ms: u64,
+}
+
 /// When what was lost.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Loss {
@@ -107,6 +116,7 @@ pub(super) struct Condition {
     record: watch::Sender<Record>,
     wiped_ms: AtomicU64,
     lost_ms: AtomicU64,
+    back_ms: AtomicU64,
     /// Why the server refuses, from the first refusal to the first write that it takes.
     refusal: Mutex<Option<String>>,
     /// In a cluster.
@@ -129,6 +139,7 @@ impl Default for Condition {
             record: watch::Sender::default(),
             wiped_ms: AtomicU64::new(0),
             lost_ms: AtomicU64::new(0),
+            back_ms: AtomicU64::new(0),
             refusal: Mutex::default(),
             view: RwLock::default(),
             known: Mutex::default(),
@@ -164,7 +175,11 @@ impl Condition {
     }
 
     pub fn loss(&self, limits: &Limits) -> Loss {
-        let (wiped_ms, lost_ms) = self.losses();
+        let Losses {
+            wiped_ms,
+            lost_ms,
+            back_ms,
+        } = self.losses();
         let until = |begun_ms: u64, kept_ms: u64| match begun_ms {
             0 => 0,
             begun_ms => begun_ms + kept_ms,
@@ -173,10 +188,7 @@ impl Condition {
         let back_until_ms = match known {
             // Nobody has judged yet how far it went back.
             Some(known) if known.record.id.is_some() && !known.is_whole() => NUMBER_MAX,
-            known => until(
-                known.map_or(0, |known| known.record.back_ms),
-                limits.trim_hold_ms,
-            ),
+            _ => until(back_ms, limits.trim_hold_ms),
         };
         Loss {
             lost_ms,
@@ -187,7 +199,11 @@ impl Condition {
 
     /// Notes a record that was just read over a link, after a write that the server took.
     pub fn note(&self, record: Record, link: &Link, key: String) {
-        self.inherit(record.wiped_ms, record.lost_ms);
+        self.inherit(Losses {
+            wiped_ms: record.wiped_ms,
+            lost_ms: record.lost_ms,
+            back_ms: record.back_ms,
+        });
         let known = Known {
             record: record.clone(),
             epoch: link.epoch(),
@@ -213,15 +229,19 @@ impl Condition {
     }
 
     /// What was lost concerns this server too, which may have got users from where it happened.
-    pub fn inherit(&self, wiped_ms: u64, lost_ms: u64) {
-        self.wiped_ms.fetch_max(wiped_ms, Ordering::AcqRel);
-        self.lost_ms.fetch_max(lost_ms, Ordering::AcqRel);
+    pub fn inherit(&self, losses: Losses) {
+        self.wiped_ms.fetch_max(losses.wiped_ms, Ordering::AcqRel);
+        self.lost_ms.fetch_max(losses.lost_ms, Ordering::AcqRel);
+        self.back_ms.fetch_max(losses.back_ms, Ordering::AcqRel);
     }
 
-    /// When the server was found empty, and when events were found lost.
-    pub fn losses(&self) -> (u64, u64) {
+    pub fn losses(&self) -> Losses {
         let read = |time: &AtomicU64| time.load(Ordering::Acquire);
-        (read(&self.wiped_ms), read(&self.lost_ms))
+        Losses {
+            wiped_ms: read(&self.wiped_ms),
+            lost_ms: read(&self.lost_ms),
+            back_ms: read(&self.back_ms),
+        }
     }
 
     pub fn view(&self) -> Option<Arc<View>> {

@@ -57,7 +57,7 @@ use std::time::Duration;
 use redis::{ScriptInvocation, Value};
 use uuid::Uuid;
 
-use super::condition::View;
+use super::condition::{Losses, View};
 use super::reply::{Reply, text_of};
 use super::slots::SlotSet;
 use super::{Append, Link, MailboxError, scripts};
@@ -221,7 +221,7 @@ impl Link {
         &self,
         id: Uuid,
         floor: u64,
-        left: Option<SlotSet>,
+        slots: Option<(&View, SlotSet)>,
     ) -> Result<(), MailboxError> {
         let mut script = scripts::NOTE.key(self.record_key());
         script
@@ -229,8 +229,8 @@ impl Link {
             .arg(id.simple().to_string())
             .arg("floor")
             .arg(floor);
-        if let (Some(left), Some(view)) = (left, self.condition().view()) {
-            let (wiped_ms, lost_ms) = self.condition().losses();
+        if let Some((view, left)) = slots {
+            let losses = self.condition().losses();
             script
                 .arg("slots")
                 .arg(view.slots.to_string())
@@ -239,9 +239,11 @@ impl Link {
                 .arg("members")
                 .arg(view.members.join(" "))
                 .arg("wiped")
-                .arg(wiped_ms)
+                .arg(losses.wiped_ms)
                 .arg("lost")
-                .arg(lost_ms);
+                .arg(losses.lost_ms)
+                .arg("back")
+                .arg(losses.back_ms);
         }
         self.answer_of(script).await.map(drop)
     }
@@ -253,7 +255,11 @@ impl Link {
         view: &View,
         left: &SlotSet,
     ) -> Result<String, MailboxError> {
-        let (wiped_ms, lost_ms) = self.condition().losses();
+        let Losses {
+            wiped_ms,
+            lost_ms,
+            back_ms,
+        } = self.condition().losses();
         let key = view.record_key(self.keys()).unwrap_or_default();
         let mut script = scripts::CARRY.key(&key);
         script
@@ -264,7 +270,8 @@ impl Link {
             .arg(view.slots.to_string())
             .arg(left.to_string())
             .arg(wiped_ms)
-            .arg(lost_ms);
+            .arg(lost_ms)
+            .arg(back_ms);
         self.answer_of(script).await?;
         Ok(key)
     }

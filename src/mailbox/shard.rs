@@ -82,6 +82,11 @@ impl Shard {
         &self.inner.home.name
     }
 
+    /// True for a primary of a cluster.
+    pub fn is_in_cluster(&self) -> bool {
+        self.inner.home.is_cluster()
+    }
+
     /// A key of its own: in a cluster with the hash tag of one of its slots.
     pub fn key_here(&self, name: impl FnOnce(&Keys) -> String) -> String {
         let name = name(&Keys::new(&self.inner.config.namespace));

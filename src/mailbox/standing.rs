@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use super::condition::{Known, View};
 use super::info::info_field;
-use super::slots::SlotSet;
+use super::slots::{SLOTS, SlotSet};
 use super::{Link, MailboxError, Shard, Store};
 
 /// How long a server says which slots left it. In this time every worker has looked at all servers
 /// many times over, and one of them has noted who has the slots now.
-const LEFT_KEPT: Duration = Duration::from_secs(60);
+pub(super) const LEFT_KEPT: Duration = Duration::from_secs(60);
 
 /// What is to be done about a server's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(super) enum Standing {
     Lost,
     /// There is none, and the server had no slots before.
     New,
+    /// It says nothing of some slots, and where they came from was not seen yet.
+    Unknown,
     /// It says nothing of some slots, and whether they lost anything is not known.
     Doubtful,
 }
@@ -46,7 +48,7 @@ impl Store {
         };
         let link = shard.connect_to_any().await?;
         match self.standing(shard, &link, &view) {
-            Standing::Good | Standing::Grown => return Ok(false),
+            Standing::Good | Standing::Grown | Standing::Unknown => return Ok(false),
             Standing::Doubtful => {
                 tracing::warn!(
                     server = &**shard.name(),
@@ -86,9 +88,17 @@ impl Store {
         id: Uuid,
         floor: u64,
     ) -> Result<(), MailboxError> {
-        let view = shard.condition().view();
-        link.note(id, floor, view.map(|view| self.left(shard, &view)))
-            .await
+        let Some(view) = shard.condition().view() else {
+            return link.note(id, floor, None).await;
+        };
+        // Exactly what is judged is noted: slots may come at any time.
+        match self.standing(shard, link, &view) {
+            Standing::Good | Standing::Grown => {
+                let left = self.left(shard, &view);
+                link.note(id, floor, Some((&view, left))).await
+            }
+            _ => Ok(()),
+        }
     }
 
     fn standing(&self, shard: &Shard, link: &Link, view: &Arc<View>) -> Standing {
@@ -121,11 +131,11 @@ impl Store {
             };
         }
         // Since it went back, what came lately may not be there.
-        if !known.is_whole() || self.has_other_lost(shard) {
+        if !known.is_whole() || self.has_other_lost(shard, recorded, view) {
             return Standing::Doubtful;
         }
         match self.vouched(shard, true) {
-            None => Standing::Good,
+            None => Standing::Unknown,
             Some(mut others) => {
                 // What it gave away lately may have come back.
                 others.add_all(&known.record.left);
@@ -139,7 +149,7 @@ impl Store {
 
     /// Whether another server may have lost something, and is not whole again: what came from there
     /// may lack it.
-    fn has_other_lost(&self, shard: &Shard) -> bool {
+    fn has_other_lost(&self, shard: &Shard, recorded: &SlotSet, view: &View) -> bool {
         let topology = self.topology();
         let mut others = topology
             .shards
@@ -149,7 +159,12 @@ impl Store {
             let known = other.condition().known();
             known.is_some_and(|known| {
                 let is_behind = known.record.id.is_some() && !known.is_whole();
-                is_behind || known.record.under_way.is_some()
+                let may_be_from = |slot: u16| {
+                    let had = known.record.slots.as_ref();
+                    let is_new = view.slots.contains(slot) && !recorded.contains(slot);
+                    is_new && had.is_none_or(|had| had.contains(slot))
+                };
+                (is_behind || known.record.under_way.is_some()) && (0..SLOTS).any(may_be_from)
             })
         })
     }
@@ -157,7 +172,7 @@ impl Store {
     /// The slots of all other servers that were whole when they were last seen. `None` where one of
     /// them was never seen, and must have been if all are `needed`.
     fn vouched(&self, shard: &Shard, is_needed: bool) -> Option<SlotSet> {
-        let mut all = SlotSet::default();
+        let mut all = self.slots_of_retired();
         for other in &self.topology().shards {
             if other.name() == shard.name() {
                 continue;

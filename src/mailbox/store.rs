@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use super::address::Address;
 use super::cluster::{self, Server};
-use super::condition::{Condition, Demand, View};
+use super::condition::{Condition, Demand, Known, View};
 use super::link::Home;
-use super::slots::{SLOTS, slot_of};
+use super::slots::{SLOTS, SlotSet, slot_of};
+use super::standing::LEFT_KEPT;
 use super::{
     ConfigError, Keys, Link, MailboxError, NUMBER_MAX, Shard, TRIM_HOLD_SECONDS, slot_of_user,
 };
@@ -112,6 +113,8 @@ struct Inner {
     /// Slots may have moved since they were read.
     has_changed: Arc<AtomicBool>,
     reading: Mutex<Option<Instant>>,
+    /// Servers that were whole when they lost their last slots, and when.
+    retired: std::sync::Mutex<Vec<(Instant, SlotSet)>>,
 }
 
 /// Who serves which slots.
@@ -173,6 +176,7 @@ impl Store {
                 topology: RwLock::new(Arc::new(topology)),
                 has_changed,
                 reading: Mutex::new(None),
+                retired: std::sync::Mutex::default(),
             }),
         })
     }
@@ -309,8 +313,8 @@ impl Store {
                 let from = before
                     .shard(slot)
                     .filter(|from| from.name() != shard.name());
-                if let Some((wiped_ms, lost_ms)) = from.map(|from| from.condition().losses()) {
-                    shard.condition().inherit(wiped_ms, lost_ms);
+                if let Some(losses) = from.map(|from| from.condition().losses()) {
+                    shard.condition().inherit(losses);
                 }
             }
             let view = View::new(server.slots, server.node, server.members);
@@ -327,6 +331,7 @@ impl Store {
                     "a server of the cluster serves no slots now"
                 );
                 shard.retire();
+                self.keep_of_retired(shard);
             }
         }
         Topology {
@@ -334,6 +339,30 @@ impl Store {
             owners,
             read: Some(read),
         }
+    }
+
+    /// What a server vouched for that has no slots any more.
+    fn keep_of_retired(&self, shard: &Shard) {
+        let retired = self.inner.retired.lock();
+        let mut retired = retired.unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|(since, _)| since.elapsed() < LEFT_KEPT);
+        if let Some(known) = shard.condition().known().filter(Known::is_whole) {
+            let mut slots = known.record.left;
+            slots.add_all(&known.record.slots.unwrap_or_default());
+            retired.push((Instant::now(), slots));
+        }
+    }
+
+    /// What servers vouched for that have lately lost all their slots.
+    pub(super) fn slots_of_retired(&self) -> SlotSet {
+        let retired = self.inner.retired.lock();
+        let retired = retired.unwrap_or_else(PoisonError::into_inner);
+        let mut all = SlotSet::default();
+        let lately = retired
+            .iter()
+            .filter(|(since, _)| since.elapsed() < LEFT_KEPT);
+        lately.for_each(|(_, slots)| all.add_all(slots));
+        all
     }
 
     fn new_shard(&self, server: &Server, absent: Option<Instant>) -> Shard {

@@ -156,6 +156,8 @@ impl Part<'_> {
         let mut wait = RETRY_MIN;
         loop {
             let Some(link) = self.shared.gate.link(&self.shard).await? else {
+                // What it took is with another server now, which finds it there, or lost.
+                appended.fill(None);
                 return Ok(Ok(self.ended(None, appended).await));
             };
             let expected = expected.get(self.shard.name());

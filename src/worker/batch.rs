@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_nats::Subject;
 use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::append::{Batch, Overtaken, append_all};
@@ -67,6 +68,12 @@ enum Keeping {
 }
 
 impl Routed {
+    /// Whether both are stored, or both are sent only to who is connected.
+    pub fn is_like(&self, other: &Routed) -> bool {
+        let is_ephemeral = |event: &Routed| matches!(event.keeping, Keeping::Ephemeral);
+        is_ephemeral(self) == is_ephemeral(other)
+    }
+
     pub fn target_count(&self) -> usize {
         self.targets.len()
     }
@@ -302,7 +309,12 @@ async fn presence(
 ) -> Result<Option<(Link, Vec<Vec<Connection>>)>, WorkerError> {
     let mut wait = RETRY_MIN;
     while age(event.payload.time_ms) <= EPHEMERAL_AGE_MAX {
-        let Some(link) = shared.gate.link(shard).await? else {
+        let left = EPHEMERAL_AGE_MAX.saturating_sub(age(event.payload.time_ms));
+        let link = match timeout(left, shared.gate.link(shard)).await {
+            Ok(link) => link?,
+            Err(_) => None,
+        };
+        let Some(link) = link else {
             return Ok(None);
         };
         let mut users = Vec::with_capacity(targets.len());

@@ -143,11 +143,14 @@ impl StoreGate {
             return Err(WorkerError::Unsuitable(reason));
         }
         let state = state.map_err(|error| error.to_string());
-        let is_up = state.is_ok();
+        // Of a cluster, the users of all other servers get their messages.
+        let shards = self.store.shards();
+        let is_any_up = shards.len() > 1 && shards.iter().any(|shard| shard.check().is_ok());
+        let is_up = state.is_ok() || is_any_up;
         self.up.send_if_modified(|up| {
             let was_up = std::mem::replace(up, is_up);
             match &state {
-                Ok(()) if !was_up => info!("the store takes messages"),
+                _ if is_up && !was_up => info!("the store takes messages"),
                 Err(reason) if was_up => warn!(reason, "the store is away: events wait"),
                 _ => (),
             }

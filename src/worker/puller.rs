@@ -389,6 +389,13 @@ impl Puller {
                 break;
             };
             match judge(&self.shared, &item) {
+                // All that is stored goes out before what is not, so a batch has one kind.
+                Judged::Route(routed)
+                    if batch.first().is_some_and(|first| !first.is_like(&routed)) =>
+                {
+                    self.held.push_front(item);
+                    break;
+                }
                 Judged::Route(routed) => {
                     targets += routed.target_count();
                     self.in_work.push(item);

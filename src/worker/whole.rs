@@ -23,6 +23,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often it is noted up to where all events are in the mailboxes.
 const FLOOR: Duration = Duration::from_secs(1);
 
+/// A server of a cluster has no record for so long before it counts as emptied: several looks of
+/// every worker.
+const BARE: Duration = Duration::from_secs(3);
 /// How long a worker waits at a time for the store to belong to the stream.
 const TOGETHER_MAX: Duration = Duration::from_secs(1);
 
@@ -71,9 +74,10 @@ async fn keep_server(
     shard: Shard,
 ) -> Result<Arc<str>, BusError> {
     let mut floor_at = Instant::now();
+    let mut bare_since = None;
     let mut has_warned = false;
     while !shard.is_retired() {
-        match step(shared, config, &shard, &mut floor_at).await {
+        match step(shared, config, &shard, &mut floor_at, &mut bare_since).await {
             Ok(()) => has_warned = false,
             Err(Hindrance::Bus(error @ BusError::Unsuitable(_))) => return Err(error),
             Err(Hindrance::Store(MailboxError::Unsuitable(reason))) => {
@@ -130,13 +134,24 @@ async fn step(
     config: &BusConfig,
     shard: &Shard,
     floor_at: &mut Instant,
+    bare_since: &mut Option<Instant>,
 ) -> Result<(), Hindrance> {
     shard.look().await?;
     let id = shared.store.demanded_id();
     let is_doubtful = shared.store.is_doubtful(shard, id).await?;
     if is_doubtful || shard.check().is_err() {
+        let record = shard.records().borrow().clone();
+        let is_bare = record.id.is_none() && record.under_way.is_none();
+        if is_bare && shard.is_in_cluster() && routing(&shared.bus).await?.last_delivered() > 0 {
+            // Its record may have gone with a slot: a worker that knew it writes it anew.
+            let since = *bare_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < BARE {
+                return Ok(());
+            }
+        }
         return make_whole(shared, config, shard, is_doubtful).await;
     }
+    *bare_since = None;
     if let (true, Some(id)) = (Instant::now() >= *floor_at, id) {
         *floor_at = Instant::now() + FLOOR;
         // The link first: the store is whole after what is acknowledged now was appended.

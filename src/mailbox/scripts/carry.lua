@@ -3,7 +3,7 @@
 -- KEYS: the store's record (see record.rs).
 -- ARGV: 1 epoch, 2 id that the stream of events carries, 3 the server's id, 4 the ids of all who may
 --   be primary in its place, 5 its slots, 6 those that left it lately, 7 when it was found empty,
---   8 when events were found lost.
+--   8 when events were found lost, 9 when it was found in another epoch.
 -- Returns {'ok', 'carried'}, {'ok', 'other'} (there is one already), or {'epoch', current}.
 -- Atomic compare and set. Repeatable.
 
@@ -22,6 +22,6 @@ redis.call(
 )
 redis.call(
   'HSET', KEYS[1], 'id', ARGV[2], 'epoch', epoch, 'members', ARGV[4], 'slots', ARGV[5],
-  'left', ARGV[6], 'wiped', ARGV[7], 'lost', ARGV[8]
+  'left', ARGV[6], 'wiped', ARGV[7], 'lost', ARGV[8], 'back', ARGV[9]
 )
 return { 'ok', 'carried' }

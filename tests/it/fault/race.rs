@@ -21,11 +21,11 @@ const FRAMES_MAX: u64 = 12;
 async fn nobody_loses_a_message_between_two_connections() {
     let _alone = alone().await;
     let system = loaded().gateways(2).workers(3).start().await;
-    race(&system, async || ()).await;
+    race(&system, async || ()).await.assert_order();
 }
 
 /// The race, and what is done to the system meanwhile, again and again.
-pub(super) async fn race(system: &System, mut meanwhile: impl AsyncFnMut()) {
+pub(super) async fn race(system: &System, mut meanwhile: impl AsyncFnMut()) -> Arc<Oracle> {
     let oracle = Arc::new(Oracle::default());
     let users = users(USERS);
     let (seed, ends) = (seed(), CancellationToken::new());
@@ -77,7 +77,7 @@ pub(super) async fn race(system: &System, mut meanwhile: impl AsyncFnMut()) {
     println!("the race: {tally}, TEST_SEED={seed}");
     assert!(tally.deliveries >= deliveries, "{tally}");
     assert!(tally.reconnects >= 5 * USERS as u64, "{tally}");
-    oracle.assert_order();
+    Arc::clone(&oracle)
 }
 
 /// A client that is never content with its connection.
