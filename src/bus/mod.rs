@@ -22,6 +22,8 @@ mod error;
 mod follower;
 mod forward;
 mod names;
+#[cfg(test)]
+mod properties;
 mod pull;
 mod stored;
 mod streams;

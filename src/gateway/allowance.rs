@@ -82,6 +82,11 @@ impl Metered {
             allowance: Allowance::new(&BYTES, Instant::now()),
         }
     }
+
+    /// The connection, whose bytes are counted no more.
+    pub fn into_inner(self) -> TcpStream {
+        self.stream
+    }
 }
 
 impl AsyncRead for Metered {

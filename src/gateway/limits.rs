@@ -6,7 +6,7 @@
 //!
 //! | what | most | beyond it | `limit` |
 //! |---|---|---|---|
-//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | wait in the kernel's queue, unaccepted | `requests` |
+//! | requests that are no sockets yet ([`REQUESTS_MAX`]) | 2,048 | the client that has been silent for longest is dropped; where all wait for the gateway, others wait in the kernel's queue | `requests` |
 //! | time of a TCP connection that is no socket ([`REQUESTS_SECONDS_MAX`]) | 25 s | closed, whatever it asks | – |
 //! | head of a request, time and size ([`HEAD_SECONDS_MAX`], [`HEAD_BYTES_MAX`]) | 10 s, 32 KiB | the TCP connection is closed, or 431 | `handshake` for the time |
 //! | query string ([`QUERY_BYTES_MAX`]) | 16 KiB | 400 | – |
@@ -28,7 +28,7 @@
 //! | sockets told to compare a second (`reconcile`) | 10,000 | wait | – |
 //! | frames that wait to be written to one socket | those of one step, 512 KiB | nothing more is read for it | – |
 //! | no progress on a socket (`outbox::NO_PROGRESS`) | 30 s | 4008 | `no_progress` |
-//! | a client's answer to a close (`connection`) | 2 s | its TCP connection is closed | – |
+//! | a client's answer to a close (`connection`), and the end of its TCP connection (`linger`) | 2 s, 4 MiB | its TCP connection is closed | – |
 //! | key set: size, keys, fetches (`auth::key_set`, `auth::fetch`) | 256 KiB, 64, one in 5 s | the last good set stays; tokens of unknown keys wait for the next fetch | – |
 
 use std::time::Duration;

@@ -12,13 +12,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{HEAD_BYTES_MAX, HEAD_SECONDS_MAX, REQUESTS_MAX, REQUESTS_SECONDS_MAX};
+use super::limits::{HEAD_BYTES_MAX, HEAD_SECONDS_MAX, REQUESTS_SECONDS_MAX};
 use super::node::Node;
 use super::refusal::json_response;
+use super::requests::{Request as Place, Requests};
 use super::{demo, websocket};
 use crate::telemetry::Limit;
 
@@ -30,17 +30,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Origin {
     pub address: IpAddr,
     /// A place among the requests that are no sockets yet, for as long as a clone is held.
-    _place: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
 }
 
 /// Serves until `shutdown`.
 pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let requests = Requests::new(Arc::clone(&node.metrics));
     let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
-            accepted = accept(&node, &listener, &places) => accepted,
+            accepted = accept(&listener, &requests) => accepted,
         };
         match accepted {
             Ok((stream, origin)) => {
@@ -48,8 +48,10 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
                 let node = Arc::clone(&node);
                 let shutdown = shutdown.clone();
                 tokio::spawn(async move {
+                    let place = Arc::clone(&origin.place);
                     tokio::select! {
                         () = answer(node, stream, origin) => {}
+                        () = place.gives_way() => {}
                         () = shutdown.cancelled() => {}
                     }
                 });
@@ -67,22 +69,14 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
 }
 
 async fn accept(
-    node: &Node,
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    requests: &Arc<Requests>,
 ) -> std::io::Result<(TcpStream, Origin)> {
-    let place = match Arc::clone(places).try_acquire_owned() {
-        Ok(place) => place,
-        Err(_) => {
-            node.metrics.limit_hit(Limit::Requests);
-            let place = Arc::clone(places).acquire_owned().await;
-            place.map_err(std::io::Error::other)?
-        }
-    };
     let (stream, address) = listener.accept().await?;
+    let place = requests.place().await;
     let origin = Origin {
         address: address.ip(),
-        _place: Arc::new(place),
+        place: Arc::new(place.ok_or_else(|| std::io::Error::other("no place will be free"))?),
     };
     Ok((stream, origin))
 }
@@ -94,7 +88,15 @@ async fn answer(node: Arc<Node>, stream: TcpStream, origin: Origin) {
     let metrics = Arc::clone(&node.metrics);
     let service = service_fn(move |request| {
         let (node, origin) = (Arc::clone(&node), origin.clone());
-        async move { Ok::<_, Infallible>(respond(node, request, origin).await) }
+        async move {
+            let place = Arc::clone(&origin.place);
+            place.expects_gateway();
+            let response = respond(node, request, origin).await;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                place.expects_client();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

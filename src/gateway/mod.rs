@@ -15,7 +15,9 @@ mod connection;
 mod demo;
 mod drain;
 mod forwarding;
+mod handshake;
 mod limits;
+mod linger;
 mod listener;
 mod mark;
 mod membership;
@@ -28,6 +30,7 @@ mod presence;
 mod reconcile;
 mod refusal;
 mod registry;
+mod requests;
 mod ring;
 mod store_clock;
 mod store_watch;
@@ -40,8 +43,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use auth::{AllowedOrigins, Auth, InvalidKey, InvalidUrl};
+pub use auth::{AllowedOrigins, Auth, InvalidKey, InvalidKeySet, InvalidUrl, KEYS_MAX, KeySet};
 pub use limits::GatewayLimits;
+pub use websocket::Parameters;
 
 use crate::bus::{BusConfig, BusError};
 use crate::mailbox::{ConfigError, Store, StoreConfig};

@@ -108,11 +108,15 @@ impl Outbox {
         Ok(self.in_flight.take().unwrap_or_default())
     }
 
-    /// Writes what is queued, then ends the write half.
+    /// The half itself, to be joined with the other.
+    pub fn into_sink(self) -> SplitSink<Socket, Message> {
+        self.sink
+    }
+
+    /// Writes what is queued, and a close where none was sent. After a peer's close its answer is all
+    /// that may be written, so what is queued then is dropped.
     pub async fn finish(&mut self) -> Result<(), Error> {
-        while self.is_busy() {
-            self.advance().await?;
-        }
+        while self.is_busy() && self.advance().await.is_ok() {}
         self.sink.close().await
     }
 }

@@ -8,26 +8,26 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::allowance::Metered;
 use super::auth::{Auth, Identified, Unauthorised, token_of};
 use super::connection::{self, Admitted};
 use super::forwarding;
+use super::handshake::accept_key;
 use super::limits::{
     ADMISSION_SECONDS_MAX, CLOSE_SECONDS_MAX, QUERY_BYTES_MAX, UPGRADE_SECONDS_MAX,
 };
+use super::linger::linger;
 use super::listener::Origin;
 use super::membership::Membership;
 use super::node::Node;
@@ -49,22 +49,22 @@ const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 /// A client's socket.
 pub type Socket = WebSocketStream<Metered>;
 
-/// The query parameters of contract §4.
-#[derive(Default)]
-struct Parameters {
-    user: Option<String>,
-    token: Option<String>,
-    device: Option<String>,
-    cursor: Option<String>,
-    ack: Option<String>,
-    refuse: Option<String>,
+/// The query parameters of contract §4, without their escapes. Has a token: never log it.
+#[derive(Default, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    pub user: Option<String>,
+    pub token: Option<String>,
+    pub device: Option<String>,
+    pub cursor: Option<String>,
+    pub ack: Option<String>,
+    pub refuse: Option<String>,
     /// What is wrong with the query as a whole.
-    fault: Option<&'static str>,
+    pub fault: Option<&'static str>,
 }
 
 impl Parameters {
     /// The first of a repeated parameter counts; unknown ones are ignored.
-    fn parse(query: &str) -> Parameters {
+    pub fn parse(query: &str) -> Parameters {
         let mut parameters = Parameters::default();
         if query.len() > QUERY_BYTES_MAX {
             parameters.fault = Some("the query is longer than 16384 bytes");
@@ -172,38 +172,6 @@ pub async fn open(
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     response
-}
-
-/// Checks the handshake (RFC 6455 §4.2.1) and makes its answer.
-fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Refusal> {
-    let headers = request.headers();
-    let has_token = |name: HeaderName, wanted: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-            .any(|token| token.trim().eq_ignore_ascii_case(wanted))
-    };
-    if request.method() != Method::GET
-        || !has_token(CONNECTION, "upgrade")
-        || !has_token(UPGRADE, "websocket")
-    {
-        return Err(Refusal::bad_request("expected a WebSocket handshake"));
-    }
-    if headers
-        .get(SEC_WEBSOCKET_VERSION)
-        .map(HeaderValue::as_bytes)
-        != Some(b"13")
-    {
-        return Err(Refusal::bad_request("expected Sec-WebSocket-Version: 13"));
-    }
-    let key = headers
-        .get(SEC_WEBSOCKET_KEY)
-        .filter(|key| key.len() == 24)
-        .ok_or_else(|| Refusal::bad_request("expected a Sec-WebSocket-Key of 16 bytes"))?;
-    HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
-        .map_err(|_| Refusal::bad_request("expected a Sec-WebSocket-Key of 16 bytes"))
 }
 
 async fn admit(
@@ -369,6 +337,7 @@ async fn serve(admitted: Admitted, upgrade: OnUpgrade) {
 
 /// Says by a close what an HTTP answer would say. Keeps its place among the requests meanwhile.
 async fn refuse(refusal: Refusal, upgrade: OnUpgrade, _origin: Origin) {
+    let until = Instant::now() + CLOSE_SECONDS_MAX;
     let close = async {
         let mut socket = upgraded(upgrade).await?;
         if let Some(frame) = refusal.last_frame() {
@@ -381,9 +350,10 @@ async fn refuse(refusal: Refusal, upgrade: OnUpgrade, _origin: Origin) {
         socket.send(Message::Close(Some(frame))).await.ok()?;
         // The client's answer, so that its socket sees the code and not a reset.
         while let Some(Ok(_)) = socket.next().await {}
+        linger(socket, until).await;
         Some(())
     };
-    let _ = timeout(CLOSE_SECONDS_MAX, close).await;
+    let _ = timeout_at(until, close).await;
 }
 
 /// The plain socket below the HTTP connection, with what the client already sent on it.

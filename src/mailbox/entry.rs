@@ -44,7 +44,7 @@ impl Entry {
 }
 
 /// What a reader takes from an entry's text.
-pub(super) struct ReadEntry<'a> {
+pub struct ReadEntry<'a> {
     pub key: &'a str,
     pub time_ms: u64,
     pub json: &'a str,

@@ -18,6 +18,8 @@ mod error;
 mod info;
 mod keys;
 mod link;
+#[cfg(test)]
+mod properties;
 mod record;
 mod reply;
 mod restore;
@@ -28,12 +30,13 @@ pub use crate::protocol::EventKey;
 pub use append::{Append, Appended};
 pub use condition::Demand;
 pub use device::{Counters, Page, PageEntry, PageRequest, Register, Registered};
-pub use entry::Entry;
+pub use entry::{Entry, ReadEntry};
 pub use error::{ConfigError, MailboxError};
 pub use info::{info_epoch, info_field};
 pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
 pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record};
+pub use reply::parse_connections;
 pub use store::{REPLY_SECONDS_MAX, Store, StoreConfig};
 
 /// Checks a `CATCHUP_REDIS_URL`.

@@ -91,7 +91,7 @@ pub(super) fn text_of(value: Value) -> Result<String, MailboxError> {
 
 /// The field `connections`: see `scripts/prelude.lua`. What cannot be read is left out: a forward
 /// that is not sent delays a message, and nothing else.
-pub(super) fn parse_connections(text: &str) -> Vec<Connection> {
+pub fn parse_connections(text: &str) -> Vec<Connection> {
     let parse = |text: &str| {
         let mut parts = text.split(' ');
         Some(Connection {

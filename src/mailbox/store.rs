@@ -45,6 +45,8 @@ pub struct StoreConfig {
     pub cap: u64,
     /// See [`TRIM_HOLD_SECONDS`].
     pub trim_hold: Duration,
+    /// See [`REPLY_SECONDS_MAX`].
+    pub reply_max: Duration,
 }
 
 impl StoreConfig {
@@ -57,6 +59,7 @@ impl StoreConfig {
             ttl: Duration::from_secs(24 * 3600),
             cap: 1000,
             trim_hold: Duration::from_secs(TRIM_HOLD_SECONDS),
+            reply_max: Duration::from_secs(REPLY_SECONDS_MAX),
         }
     }
 
@@ -283,7 +286,7 @@ impl Store {
 
     async fn attempt(&self) -> Result<Link, MailboxError> {
         let config = AsyncConnectionConfig::new()
-            .set_response_timeout(Some(Duration::from_secs(REPLY_SECONDS_MAX)))
+            .set_response_timeout(Some(self.inner.config.reply_max))
             .set_connection_timeout(Some(Duration::from_secs(CONNECT_SECONDS_MAX)))
             .set_pipeline_buffer_size(PIPELINE_COMMANDS);
         let Inner {

@@ -8,6 +8,8 @@ mod cursor;
 mod frame;
 mod message;
 mod position;
+#[cfg(test)]
+mod properties;
 
 pub use close::CloseCode;
 pub use cursor::{CURSOR_CHARACTERS_MAX, Cursor, InvalidCursor};

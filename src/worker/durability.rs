@@ -10,16 +10,17 @@ use crate::mailbox::{Link, MailboxError, info_field};
 /// Redis writes to its disk each second (`appendfsync everysec`) and may be late by another one:
 /// what is older than this is on the disk of a server that still runs.
 const HOLD: Duration = Duration::from_millis(2_500);
-/// A replica answers its primary each second. One that answered within `min-replicas-max-lag` has what
-/// the primary took this much longer ago.
-const REPLICA_LAG_MARGIN: Duration = Duration::from_secs(1);
+/// A primary counts once a second the replicas that answered within `min-replicas-max-lag`, in whole
+/// seconds: the last answer of one that still counts is up to two seconds older than that. And it
+/// speaks of what the replica had when it was sent, for which there is one more.
+const REPLICA_LAG_MARGIN: Duration = Duration::from_secs(3);
 
 /// When an event is acknowledged to JetStream (`CATCHUP_DURABILITY`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
     /// 2.5 s after the append, where the connection it went over did not break meanwhile and the
     /// server is on the same time line. Where Redis must not write without replicas
-    /// (`min-replicas-to-write`), a second more than it may be cut off from them.
+    /// (`min-replicas-to-write`), three seconds more than it may be cut off from them.
     #[default]
     Delayed,
     /// When the server says that it is on its disk (`WAITAOF`): Redis 7.2 or Valkey.
@@ -180,8 +181,8 @@ mod tests {
             (rule.hold, rule.replicas_needed)
         };
         assert_eq!(of(0, lag), (HOLD, 0));
-        assert_eq!(of(1, lag), (Duration::from_secs(11), 1));
-        assert_eq!(of(2, Duration::from_secs(1)), (HOLD, 2));
+        assert_eq!(of(1, lag), (Duration::from_secs(13), 1));
+        assert_eq!(of(2, Duration::from_secs(1)), (Duration::from_secs(4), 2));
         assert_eq!(of(1, Duration::ZERO), (HOLD, 0));
     }
 }

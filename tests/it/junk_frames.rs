@@ -1,4 +1,5 @@
-//! What a client must not send: each is answered with its close code, and harms nobody.
+//! What a client must not send: each is answered with its close code, and harms nobody. Frames that
+//! are against RFC 6455: `abuse/protocol`.
 
 use catchup::protocol::{Cursor, Epoch};
 use serde_json::{Value, json};
@@ -6,10 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::socket::{cursor, data_of, messages_of};
+use crate::support::wire::frame as wire;
 use crate::support::{Frame, Socket, System, event, user};
-
-/// Most bytes of one message from a client.
-const CLIENT_FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// A connection with its `live` frame.
 async fn open(system: &System, user: &str) -> (Socket, Frame) {
@@ -36,33 +35,6 @@ async fn assert_fault(mut socket: Socket, code: u16, about: &str) {
             .is_some_and(|text| !text.is_empty()),
         "{error}"
     );
-}
-
-/// A frame as it stands on the wire, masked with zeros, which changes nothing.
-fn wire(first_byte: u8, payload: &[u8]) -> Vec<u8> {
-    const MASKED: u8 = 0x80;
-    let mut bytes = vec![first_byte];
-    match payload.len() {
-        length @ 0..=125 => bytes.push(MASKED | length as u8),
-        length @ 126..=0xffff => {
-            bytes.push(MASKED | 126);
-            bytes.extend((length as u16).to_be_bytes());
-        }
-        length => {
-            bytes.push(MASKED | 127);
-            bytes.extend((length as u64).to_be_bytes());
-        }
-    }
-    bytes.extend([0; 4]);
-    bytes.extend(payload);
-    bytes
-}
-
-/// An acknowledgement of this many bytes in all.
-fn padded_ack(cursor: &str, bytes: usize) -> String {
-    let ack = json!({ "op": "ack", "cursor": cursor }).to_string();
-    let padding = " ".repeat(bytes - ack.len());
-    format!("{padding}{ack}")
 }
 
 #[tokio::test]
@@ -141,67 +113,6 @@ async fn fields_that_nobody_knows_are_ignored() {
     system.publish("new_post.1", event(&[&ann], 1)).await;
     let frame = socket.expect("messages").await;
     assert_eq!(data_of(&messages_of(&frame)), [1]);
-}
-
-#[tokio::test]
-async fn frames_have_their_size_and_kind() {
-    let system = System::shared().await;
-    let ann = user("ann");
-    let (mut socket, live) = open(&system, &ann).await;
-    // The largest there may be, at once and in pieces, with a ping between them.
-    let largest = padded_ack(cursor(&live), CLIENT_FRAME_BYTES_MAX);
-    socket.send(&largest).await;
-    let (head, tail) = largest.as_bytes().split_at(40_000);
-    for bytes in [wire(0x01, head), wire(0x89, b"ping"), wire(0x80, tail)] {
-        socket.tcp().write_all(&bytes).await.unwrap();
-    }
-    system.publish("new_post.1", event(&[&ann], 1)).await;
-    socket.expect("messages").await;
-    socket.close().await;
-
-    let ack = padded_ack(cursor(&live), 200);
-    let one_more = padded_ack(cursor(&live), CLIENT_FRAME_BYTES_MAX + 1);
-    let pieces = [wire(0x01, one_more.as_bytes()), wire(0x80, b"")].concat();
-    let many: Vec<u8> = std::iter::once(wire(0x01, b" "))
-        .chain((0..70).map(|_| wire(0x00, &[b' '; 1_000])))
-        .flatten()
-        .collect();
-    let unmasked = [&[0x81, ack.len() as u8], ack.as_bytes()].concat();
-    let huge = [
-        &[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..],
-        &[0; 4],
-    ]
-    .concat();
-    for (bytes, about) in [
-        (wire(0x81, one_more.as_bytes()), "one byte more"),
-        (wire(0x81, &vec![b' '; 4_000_000]), "four million bytes"),
-        (huge, "a length of 63 bits"),
-        (pieces, "one byte more in two pieces"),
-        (many, "more in many pieces"),
-        (wire(0x82, ack.as_bytes()), "binary"),
-        (wire(0x82, b""), "empty binary"),
-        (unmasked, "unmasked"),
-        (wire(0x81, b"\xff\xfe"), "no UTF-8"),
-        (
-            wire(0x81, b"{\"op\":\"ack\",\"cursor\":\"\xed\xa0\x80\"}"),
-            "a surrogate",
-        ),
-        (wire(0x83, ack.as_bytes()), "a reserved kind"),
-        (wire(0x8b, b""), "a reserved control"),
-        (wire(0xc1, ack.as_bytes()), "a reserved bit"),
-        (wire(0x80, ack.as_bytes()), "an end without a beginning"),
-        (
-            [wire(0x01, b"{"), wire(0x01, b"}")].concat(),
-            "two beginnings",
-        ),
-        (wire(0x09, b"x"), "a ping in pieces"),
-        (wire(0x89, &[b'x'; 126]), "a long ping"),
-    ] {
-        let (mut socket, _) = open(&system, &user("ann")).await;
-        // The gateway may stop reading before it has all of it.
-        let _ = socket.tcp().write_all(&bytes).await;
-        assert_fault(socket, 4002, about).await;
-    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod abuse;
 mod acknowledgement;
 mod admission;
 mod authentication;

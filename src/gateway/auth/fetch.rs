@@ -186,11 +186,11 @@ impl KeySource {
     }
 
     fn take(&self, keys: KeySet, was_failing: bool) {
-        let (count, left_out) = (keys.len(), keys.left_out());
+        let (count, left_out) = (keys.usable(), keys.left_out());
         let mut current = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         let before = current.replace(Arc::new(keys));
         drop(current);
-        let is_same = before.is_some_and(|before| before.len() == count);
+        let is_same = before.is_some_and(|before| before.usable() == count);
         match is_same && !was_failing {
             true => tracing::debug!("the key set was fetched: {count} keys"),
             false => tracing::info!(left_out, "the key set was fetched: {count} keys"),

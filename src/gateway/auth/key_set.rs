@@ -81,7 +81,8 @@ impl KeySet {
         Ok(KeySet { keys, left_out })
     }
 
-    pub fn len(&self) -> usize {
+    /// How many keys of the document can be used.
+    pub fn usable(&self) -> usize {
         self.keys.len()
     }
 

@@ -12,6 +12,7 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
 pub use fetch::{InvalidUrl, KeySource};
+pub use key_set::{InvalidKeySet, KEYS_MAX, KeySet};
 pub use origin::AllowedOrigins;
 use token::TokenCheck;
 

@@ -39,7 +39,8 @@ struct Claims {
 #[serde(untagged)]
 enum Subject {
     Text(String),
-    Number(i64),
+    Number(u64),
+    Negative(i64),
 }
 
 impl TokenCheck {
@@ -94,6 +95,7 @@ impl TokenCheck {
         let subject = match data.claims.sub {
             Some(Subject::Text(text)) => text,
             Some(Subject::Number(number)) => number.to_string(),
+            Some(Subject::Negative(number)) => number.to_string(),
             None => return Err(Unauthorised::NoUser),
         };
         let user = UserId::parse(&subject).map_err(|_| Unauthorised::NoUser)?;

@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::{Connection, Ending};
 use crate::gateway::limits::CLOSE_SECONDS_MAX;
+use crate::gateway::linger::linger;
 use crate::gateway::operations;
 use crate::gateway::websocket::Socket;
 use crate::protocol::{ClientFrame, CloseCode, ServerFrame};
@@ -23,7 +24,7 @@ const FAREWELL_SECONDS: Duration = Duration::from_secs(3);
 
 impl Connection {
     /// Stores what was acknowledged, removes the connection, and answers or sends the close.
-    pub(super) async fn end(mut self: Box<Self>, ending: Ending, stream: &mut SplitStream<Socket>) {
+    pub(super) async fn end(mut self: Box<Self>, ending: Ending, mut stream: SplitStream<Socket>) {
         let reason = match &ending {
             Ending::ClosedByClient => "closed by the client".to_owned(),
             Ending::Gone => "the socket is gone".to_owned(),
@@ -34,13 +35,21 @@ impl Connection {
             // A client may come back as soon as it sees the close, and should find what it
             // acknowledged before.
             (self.store_acknowledgement(Instant::now() + BEFORE_CLOSE_SECONDS)).await;
-            self.say_goodbye(*code, message, stream).await;
+            self.say_goodbye(*code, message, &mut stream).await;
         }
         self.farewell().await;
         let close_by = Instant::now() + CLOSE_SECONDS_MAX;
+        tracing::debug!(
+            user = self.peer.user.as_str(),
+            device = &*self.peer.device,
+            "connection ended: {reason}"
+        );
         match ending {
             Ending::ClosedByClient | Ending::Closed { .. } => {
                 let _ = timeout_at(close_by, self.outbox.finish()).await;
+                if let Ok(socket) = stream.reunite(self.outbox.into_sink()) {
+                    linger(socket, close_by).await;
+                }
             }
             Ending::Stalled => {
                 let code = CloseCode::NoProgress;
@@ -51,11 +60,6 @@ impl Connection {
             }
             Ending::Gone => {}
         }
-        tracing::debug!(
-            user = self.peer.user.as_str(),
-            device = &*self.peer.device,
-            "connection ended: {reason}"
-        );
     }
 
     /// Sends the last frames, and reads on until the client answers: what it acknowledged before

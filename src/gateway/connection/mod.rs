@@ -134,7 +134,7 @@ pub fn run(admitted: Admitted, socket: Socket) -> impl Future<Output = ()> {
     let mut connection = Box::new(Connection::new(admitted, Outbox::new(sink)));
     async move {
         let ending = connection.serve(&mut stream).await;
-        Box::pin(connection.end(ending, &mut stream)).await;
+        Box::pin(connection.end(ending, stream)).await;
     }
 }
 

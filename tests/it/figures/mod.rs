@@ -8,7 +8,9 @@
 //! | `storm` | all clients connect at once: all get in at the limit, nobody is lost |
 //! | `rolling` | all gateways are restarted one after the other under traffic |
 //! | `refused` | a publisher of nothing but refused events |
+//! | `abuse` | clients that drop, hold or flood connections: `scripts/abuse KIND` |
 
+mod abuse;
 mod idle;
 mod refused;
 mod rolling;

@@ -50,11 +50,16 @@ end
 });
 
 pub async fn pass(redis: &MultiplexedConnection, keys: &Keys, user: &UserId, duration: Duration) {
+    pass_ms(redis, keys, user, duration.as_millis() as i64).await;
+}
+
+/// Below zero: what really passed did not.
+pub async fn pass_ms(redis: &MultiplexedConnection, keys: &Keys, user: &UserId, passed_ms: i64) {
     let () = PASS
         .key(keys.mailbox(user.as_str()))
         .key(keys.normal(user.as_str()))
         .key(keys.high(user.as_str()))
-        .arg(duration.as_millis().to_string())
+        .arg(passed_ms)
         .invoke_async(&mut redis.clone())
         .await
         .unwrap();

@@ -18,6 +18,7 @@
 //! | `servers` | [`NatsServer`], [`RedisServer`]: start, kill, pause, restart, roll back, wipe |
 //! | `aof` | a Redis whose append-only file is cut at a moment in the past |
 //! | `socket` | [`Socket`]: a WebSocket client that does only what it is told |
+//! | `wire` | [`Wire`]: the same below any library: bytes sent and bytes looked at |
 //! | `patient` | thousands of clients that come back when they are told to |
 //! | `crowd` | thousands of clients behind a load balancer, that move between gateways |
 //! | `oracle` | [`Oracle`]: every id with a PubAck, and what each device heard |
@@ -69,6 +70,7 @@ pub mod socket;
 pub mod store;
 pub mod system;
 pub mod token;
+pub mod wire;
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -82,6 +84,7 @@ pub use role::Role;
 pub use servers::{NatsServer, RedisServer};
 pub use socket::{Frame, Socket, SocketRequest};
 pub use system::{System, user};
+pub use wire::Wire;
 
 /// How long anything that should happen promptly may take before the test fails. Generous,
 /// because two tests, their servers and their roles share two cores.

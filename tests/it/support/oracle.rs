@@ -39,6 +39,8 @@ struct Inner {
     waiting: HashMap<String, Vec<String>>,
     ears: BTreeMap<(String, String), Ear>,
     deliveries: usize,
+    /// When the store was made to lose something, for the first time.
+    store_lost_at: Option<Instant>,
 }
 
 /// An event with a PubAck.
@@ -90,10 +92,11 @@ struct Ear {
     connections: u64,
 }
 
-/// A `missed` frame and the number of the connection that it came on.
+/// A `missed` frame, the number of the connection that it came on, and when.
 struct Missed {
     frame: Frame,
     connection: u64,
+    heard_at: Instant,
 }
 
 /// The figures of a test.
@@ -183,10 +186,18 @@ impl Oracle {
                 ear.missed.push(Missed {
                     frame: frame.clone(),
                     connection,
+                    heard_at: Instant::now(),
                 });
             }
             _ => {}
         }
+    }
+
+    /// From now on the store may have lost something: whoever is told `store_lost` is told the truth,
+    /// also where in the end nothing is missing.
+    pub fn store_loses(&self) {
+        let mut inner = self.inner();
+        inner.store_lost_at.get_or_insert_with(Instant::now);
     }
 
     /// Whether a device heard an event.

@@ -122,6 +122,17 @@ impl Role {
         http::get(self.admin_port, path).await
     }
 
+    /// True where it was started and not told to end.
+    pub fn is_running(&self) -> bool {
+        matches!(*self.state.lock().expect("not poisoned"), State::Running(_))
+    }
+
+    /// Whether `/readyz` says 200 now.
+    pub async fn is_ready(&self) -> bool {
+        let response = self.admin("/readyz").await;
+        response.is_ok_and(|response| response.status == 200)
+    }
+
     /// Waits until `/readyz` says 200; panics with its log where it ends before.
     pub async fn ready(&self) {
         eventually(format!("{} is ready", self.name), async || {

@@ -150,10 +150,13 @@ impl RedisServer {
 /// True where the process itself answers with its number.
 fn is_redis(process: &Process, port: u16) -> Option<bool> {
     let mut stream = probe_connect(port)?;
-    stream.write_all(b"INFO server\r\n").ok()?;
+    stream.write_all(b"PING\r\nINFO server\r\n").ok()?;
     let expected = format!("process_id:{}", process.id());
     let mut lines = BufReader::new(stream).lines();
-    // While it loads its data it answers with an error, not with an INFO.
+    // While it loads its data it answers INFO, and nothing that clients ask.
+    if lines.next()?.ok()? != "+PONG" {
+        return None;
+    }
     let line = lines
         .by_ref()
         .map_while(Result::ok)
@@ -219,6 +222,15 @@ impl Server {
         let process = self.process.lock().expect("not poisoned");
         process.as_ref().expect("it runs").signal(signal);
     }
+
+    fn stop(&self) {
+        let running = self.process.lock().expect("not poisoned").take();
+        let process = running.expect("it runs");
+        process.signal(Signal::SIGTERM);
+        wait_until(format!("the end of {}", self.name), || {
+            !process.is_running()
+        });
+    }
 }
 
 /// What a test may do with either server.
@@ -248,7 +260,12 @@ macro_rules! control {
                 *self.server.process.lock().expect("not poisoned") = None;
             }
 
-            /// After [`Self::kill`]: the same port, the same data.
+            /// SIGTERM, and waits for the end.
+            pub fn stop(&self) {
+                self.server.stop();
+            }
+
+            /// After [`Self::kill`] or [`Self::stop`]: the same port, the same data.
             pub fn start_again(&self) {
                 self.server.start_again();
             }
@@ -272,9 +289,14 @@ macro_rules! control {
 
             /// Kills the server and starts it again with nothing.
             pub fn wipe(&self) {
+                self.kill_and_empty();
+                self.start_again();
+            }
+
+            /// The same, and leaves it killed.
+            pub fn kill_and_empty(&self) {
                 self.kill();
                 empty_folder(self.server.folder.path());
-                self.start_again();
             }
 
             /// SIGSTOP: its connections stay open and answer nothing.

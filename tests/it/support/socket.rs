@@ -113,6 +113,19 @@ impl SocketRequest {
         outcome.unwrap_or_else(|refused| panic!("the gateway refused: {refused:?}"))
     }
 
+    /// Makes the connection, also where it is refused or nobody answers at first; panics where that
+    /// takes longer than `within`.
+    pub async fn connect_within(&self, within: Duration) -> Socket {
+        let start = Instant::now();
+        loop {
+            if let Ok(Ok(socket)) = self.attempt().await {
+                return socket;
+            }
+            assert!(start.elapsed() < within, "no connection within {within:?}");
+            tokio::time::sleep(super::POLL_INTERVAL).await;
+        }
+    }
+
     /// Makes the connection, or says how it was refused; panics where nobody answers.
     pub async fn try_connect(&self) -> Result<Socket, Refused> {
         self.attempt().await.expect("the gateway answers")

@@ -48,6 +48,21 @@ impl System {
         .await;
     }
 
+    /// Whether the store's record says that it is whole, on the time line that the server is on.
+    pub async fn is_store_whole(&self) -> redis::RedisResult<bool> {
+        let client = redis::Client::open(self.redis_server().url())?;
+        let mut redis = client.get_multiplexed_async_connection().await?;
+        let record: BTreeMap<String, String> = redis.hgetall(self.key("catchup_store")).await?;
+        let mut command = redis::cmd("INFO");
+        let info: String = command.arg("replication").query_async(&mut redis).await?;
+        let time_line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("master_replid:"));
+        let is_under_way = record.contains_key("rebuild:kind");
+        let is_same = record.get("epoch").map(String::as_str) == time_line;
+        Ok(record.contains_key("id") && is_same && !is_under_way)
+    }
+
     /// A count in a user's hash, by its field.
     pub async fn last_place(&self, user: &str, lane: &str) -> u64 {
         let fields = self.mailbox(user).await;

@@ -1,15 +1,11 @@
-//! The kinds of faults: their names, how long each lasts, and what is done.
+//! The kinds of faults: their names, and how long each lasts.
 //!
-//! To add one: a variant, its place in [`Kind::ALL`], and what the matches below ask for.
+//! To add one: a variant, its place in [`Kind::ALL`], and what the matches here and in `fault` ask
+//! for.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
-use std::time::Duration;
-
-use crate::support::chance::Chance;
-use crate::support::proxy::{Direction, Mode, Proxy};
-use crate::support::{Role, System};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -23,11 +19,24 @@ pub enum Kind {
     /// SIGSTOP for longer than the redelivery time.
     WorkerPaused,
     WorkerRestarted,
+    /// One more worker comes.
+    WorkerJoined,
+    /// One worker leaves, and the others have to do without it.
+    WorkerLeft,
     /// `kill -9` of the server, which comes back with its data.
     RedisKilled,
     RedisPaused,
+    /// SIGTERM of the server, which comes back with its data.
+    RedisRestarted,
+    /// The server comes back without what it was given in the last two seconds.
+    RedisWentBack,
+    /// All its data is removed while it runs.
+    RedisFlushed,
+    /// It comes back without any data.
+    RedisEmptied,
     NatsKilled,
     NatsPaused,
+    NatsRestarted,
     /// One role's connections to one server are reset, and new ones refused.
     LinkCut,
     /// One role's connections to one server stay open and carry nothing.
@@ -40,29 +49,25 @@ pub enum Kind {
 
 use Kind::*;
 
-/// One fault of a plan.
-#[derive(Debug, Clone)]
-pub struct Fault {
-    pub kind: Kind,
-    pub lasts: Duration,
-    /// How long all is well after the recovery.
-    pub rest: Duration,
-    /// Decides who is hit, and the details.
-    chance: Chance,
-}
-
 impl Kind {
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 22] = [
         GatewayKilled,
         GatewayPaused,
         GatewayRestarted,
         WorkerKilled,
         WorkerPaused,
         WorkerRestarted,
+        WorkerJoined,
+        WorkerLeft,
         RedisKilled,
         RedisPaused,
+        RedisRestarted,
+        RedisWentBack,
+        RedisFlushed,
+        RedisEmptied,
         NatsKilled,
         NatsPaused,
+        NatsRestarted,
         LinkCut,
         LinkBlackHole,
         LinkHalfOpen,
@@ -78,10 +83,17 @@ impl Kind {
             WorkerKilled => "worker-killed",
             WorkerPaused => "worker-paused",
             WorkerRestarted => "worker-restarted",
+            WorkerJoined => "worker-joined",
+            WorkerLeft => "worker-left",
             RedisKilled => "redis-killed",
             RedisPaused => "redis-paused",
+            RedisRestarted => "redis-restarted",
+            RedisWentBack => "redis-went-back",
+            RedisFlushed => "redis-flushed",
+            RedisEmptied => "redis-emptied",
             NatsKilled => "nats-killed",
             NatsPaused => "nats-paused",
+            NatsRestarted => "nats-restarted",
             LinkCut => "link-cut",
             LinkBlackHole => "link-black-hole",
             LinkHalfOpen => "link-half-open",
@@ -93,133 +105,33 @@ impl Kind {
     /// Whether order holds all the same. It may bend where workers come, leave or seem to be dead
     /// (contract §3).
     pub fn keeps_order(self) -> bool {
-        matches!(
-            self,
-            GatewayKilled | GatewayPaused | GatewayRestarted | RedisKilled
-        )
+        matches!(self, GatewayKilled | GatewayPaused | GatewayRestarted) || self.restarts_store()
+    }
+
+    /// Whether the store is on another time line, or without one, after it.
+    pub fn restarts_store(self) -> bool {
+        matches!(self, RedisKilled | RedisRestarted) || self.loses_store()
+    }
+
+    /// Whether devices are right to be told `store_lost` after it.
+    pub fn loses_store(self) -> bool {
+        matches!(self, RedisWentBack | RedisFlushed | RedisEmptied)
     }
 
     /// For how long it is inflicted, in milliseconds.
-    fn lasts(self) -> Range<u64> {
+    pub fn lasts(self) -> Range<u64> {
         match self {
             GatewayKilled | WorkerKilled | RedisKilled | NatsKilled => 0..2_000,
+            RedisWentBack | RedisEmptied => 0..2_000,
             // Longer than a lease (9.5 s), a worker's silence (4 s), a redelivery (10 s).
             GatewayPaused | WorkerPaused | RedisPaused | NatsPaused => 10_500..13_000,
-            GatewayRestarted | WorkerRestarted => 0..500,
+            GatewayRestarted | WorkerRestarted | RedisRestarted | NatsRestarted => 0..500,
+            WorkerJoined | WorkerLeft | RedisFlushed => 0..1,
             LinkCut => 100..3_000,
             LinkBlackHole | LinkHalfOpen => 1_000..12_000,
             LinkDelayed | LinkNarrow => 2_000..6_000,
         }
     }
-}
-
-impl Fault {
-    pub fn draw(kind: Kind, chance: &mut Chance) -> Fault {
-        let milliseconds = |range: Range<u64>| {
-            Duration::from_millis(range.start)..Duration::from_millis(range.end)
-        };
-        Fault {
-            kind,
-            lasts: chance.duration(milliseconds(kind.lasts())),
-            rest: chance.duration(milliseconds(300..1_500)),
-            chance: chance.branch(),
-        }
-    }
-
-    /// Does it, and undoes it; returns who was hit. The fault ends when this returns, which is
-    /// not yet when everything is as before.
-    pub async fn inflict(mut self, system: &System) -> String {
-        let chance = &mut self.chance;
-        let gateway = chance.one_of(system.gateways()).clone();
-        let worker = chance.one_of(system.workers()).clone();
-        let (redis, nats) = (system.redis_server(), system.nats_server());
-        let lasts = self.lasts;
-        match self.kind {
-            GatewayKilled => killed(&gateway, lasts).await,
-            WorkerKilled => killed(&worker, lasts).await,
-            GatewayPaused => paused(&gateway, lasts).await,
-            WorkerPaused => paused(&worker, lasts).await,
-            GatewayRestarted => restarted(&gateway, lasts).await,
-            WorkerRestarted => restarted(&worker, lasts).await,
-            RedisKilled => {
-                tokio::task::block_in_place(|| redis.kill());
-                last(lasts).await;
-                tokio::task::block_in_place(|| redis.start_again());
-                "redis".to_owned()
-            }
-            NatsKilled => {
-                tokio::task::block_in_place(|| nats.kill());
-                last(lasts).await;
-                tokio::task::block_in_place(|| nats.start_again());
-                "nats".to_owned()
-            }
-            RedisPaused => {
-                redis.pause();
-                last(lasts).await;
-                redis.resume();
-                "redis".to_owned()
-            }
-            NatsPaused => {
-                nats.pause();
-                last(lasts).await;
-                nats.resume();
-                "nats".to_owned()
-            }
-            LinkCut | LinkBlackHole | LinkHalfOpen | LinkDelayed | LinkNarrow => {
-                self.inflict_on_link(system).await
-            }
-        }
-    }
-
-    async fn inflict_on_link(mut self, system: &System) -> String {
-        let roles: Vec<&Role> = system.roles().collect();
-        let role = *self.chance.one_of(&roles);
-        let links = system.links(role);
-        let links: [(&str, &Proxy); 2] = [("redis", &links.redis), ("nats", &links.nats)];
-        let (server, link) = *self.chance.one_of(&links);
-        let passes = *self
-            .chance
-            .one_of(&[Direction::ToServer, Direction::ToClient]);
-        let mode = match self.kind {
-            LinkCut => Mode::Cut,
-            LinkHalfOpen => Mode::HalfOpen { passes },
-            LinkDelayed => Mode::Delay(Duration::from_millis(50 + self.chance.below(250))),
-            LinkNarrow => Mode::Bandwidth {
-                bytes_per_second: 20_000 + self.chance.below(80_000) as u32,
-            },
-            _ => Mode::BlackHole,
-        };
-        link.set(mode);
-        last(self.lasts).await;
-        link.set(Mode::Pass);
-        format!("{} to {server}, {mode:?}", role.name())
-    }
-}
-
-async fn killed(role: &Role, lasts: Duration) -> String {
-    tokio::task::block_in_place(|| role.kill());
-    last(lasts).await;
-    role.start_again();
-    role.name().to_owned()
-}
-
-async fn paused(role: &Role, lasts: Duration) -> String {
-    role.pause();
-    last(lasts).await;
-    role.resume();
-    role.name().to_owned()
-}
-
-async fn restarted(role: &Role, lasts: Duration) -> String {
-    role.stop().await;
-    last(lasts).await;
-    role.start_again();
-    role.name().to_owned()
-}
-
-async fn last(duration: Duration) {
-    // This is how long the fault lasts.
-    tokio::time::sleep(duration).await;
 }
 
 impl fmt::Display for Kind {

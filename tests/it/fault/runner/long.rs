@@ -9,6 +9,8 @@ use crate::support::chance::seed;
 
 /// Faults where neither a number nor a time is given.
 const COUNT: usize = 20;
+/// Of a hundred faults, so many are joined by another one, where all kinds are drawn.
+const OVERLAP_PERCENT: u64 = 30;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes as long as it is told to: scripts/faults"]
@@ -34,6 +36,10 @@ fn parameters() -> Parameters {
         (None, None) => Length::Faults(COUNT),
     };
     let defaults = Parameters::new(seed(), &kinds, length);
+    let overlap_percent = match given::<String>("KINDS") {
+        Some(_) => 0,
+        None => OVERLAP_PERCENT,
+    };
     Parameters {
         gateways: given("GATEWAYS").unwrap_or(defaults.gateways),
         workers: given("WORKERS").unwrap_or(defaults.workers),
@@ -42,6 +48,8 @@ fn parameters() -> Parameters {
         sleep_max: Duration::from_secs(given("SLEEP").unwrap_or(60)),
         events_per_second: given("RATE").unwrap_or(100),
         everyone_percent: given("EVERYONE").unwrap_or(defaults.everyone_percent),
+        checks_leftovers: true,
+        overlap_percent: given("OVERLAP").unwrap_or(overlap_percent),
         ..defaults
     }
 }

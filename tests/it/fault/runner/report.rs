@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::kind::Kind;
+use super::memory::MemoryFigures;
 use crate::support::oracle::Verdict;
 
 /// Most lines of one list of what went wrong.
@@ -15,19 +16,28 @@ pub struct Report {
     pub seed: u64,
     pub elapsed: Duration,
     pub rows: BTreeMap<Kind, Row>,
+    /// The steps of two faults at the same time, which are counted by kind as well.
+    pub together: Row,
     pub verdict: Verdict,
     /// How long after the last fault, with everybody there, all had arrived.
     pub quiet_after: Duration,
     /// What had not arrived when it should have.
     pub late: Vec<String>,
+    /// Told as lost with the store, although it could be brought again.
+    pub is_announced_wrong: bool,
+    /// What was left in Redis and NATS.
+    pub left: Vec<String>,
+    pub memory: MemoryFigures,
 }
 
-/// The faults of one kind.
+/// The faults of one kind. Those that another one joined are only counted here.
 #[derive(Default)]
 pub struct Row {
-    /// From the end of each fault until an event that was published after it arrived.
+    pub count: usize,
+    /// From the end of each fault until the store was whole, all processes ready, and events that
+    /// were published after it had arrived.
     pub recoveries: Vec<Duration>,
-    /// Faults after which none arrived.
+    /// Faults after which that was never so.
     pub unrecovered: usize,
     /// Messages that came again from the fault's begin to that of the next one.
     pub repeats: u64,
@@ -57,12 +67,25 @@ impl Report {
                 wrongs.push(format!("{name}: {} more", list.len() - LINES_MAX));
             }
         }
-        for (kind, row) in &self.rows {
+        for (name, row) in self.all_rows() {
             if row.unrecovered > 0 {
-                wrongs.push(format!("{} times no recovery of {kind}", row.unrecovered));
+                wrongs.push(format!("{} times no recovery of {name}", row.unrecovered));
             }
         }
+        if self.is_announced_wrong && verdict.announced > 0 {
+            let count = verdict.announced;
+            wrongs.push(format!("{count} told as missed that nothing removed"));
+        }
+        wrongs.extend(self.left.iter().map(|left| format!("left: {left}")));
+        wrongs.extend(self.memory.wrongs());
         wrongs
+    }
+
+    /// By their names, in the order of the table.
+    fn all_rows(&self) -> impl Iterator<Item = (&'static str, &Row)> {
+        let kinds = self.rows.iter().map(|(kind, row)| (kind.name(), row));
+        let together = Some(("two at once", &self.together));
+        kinds.chain(together.filter(|(_, row)| row.count > 0))
     }
 
     /// Panics where anything went wrong.
@@ -73,21 +96,21 @@ impl Report {
 }
 
 impl Row {
-    pub fn count(&self) -> usize {
-        self.recoveries.len() + self.unrecovered
+    fn worst(&self) -> String {
+        seconds(self.recoveries.iter().max())
     }
 
-    fn worst(&self) -> f64 {
-        let worst = self.recoveries.iter().max();
-        worst.map_or(f64::NAN, Duration::as_secs_f64)
-    }
-
-    fn median(&self) -> f64 {
+    fn median(&self) -> String {
         let mut recoveries = self.recoveries.clone();
         recoveries.sort();
-        let middle = recoveries.get(recoveries.len().saturating_sub(1) / 2);
-        middle.map_or(f64::NAN, Duration::as_secs_f64)
+        seconds(recoveries.get(recoveries.len().saturating_sub(1) / 2))
     }
+}
+
+fn seconds(duration: Option<&Duration>) -> String {
+    duration.map_or("-".to_owned(), |duration| {
+        format!("{:.2} s", duration.as_secs_f64())
+    })
 }
 
 impl fmt::Display for Report {
@@ -97,11 +120,11 @@ impl fmt::Display for Report {
             "{:<18} {:>5} {:>9} {:>9} {:>8}",
             "fault", "count", "worst", "median", "repeats"
         )?;
-        for (kind, row) in &self.rows {
+        for (name, row) in self.all_rows() {
             writeln!(
                 formatter,
-                "{kind:<18} {:>5} {:>7.2} s {:>7.2} s {:>8}",
-                row.count(),
+                "{name:<18} {:>5} {:>9} {:>9} {:>8}",
+                row.count,
                 row.worst(),
                 row.median(),
                 row.repeats
@@ -119,11 +142,13 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             formatter,
-            "{} out of order, {} to a wrong user, {} false missed",
+            "{} out of order, {} to a wrong user, {} false missed, {} times told of a lost store",
             verdict.inversions.len(),
             verdict.strange.len(),
             verdict.false_missed.len(),
+            verdict.store_lost,
         )?;
+        writeln!(formatter, "{}", self.memory)?;
         for wrong in self.wrongs() {
             writeln!(formatter, "{wrong}")?;
         }

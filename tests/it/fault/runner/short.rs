@@ -13,7 +13,7 @@ async fn gateways_killed_lose_nothing() {
     let parameters = Parameters::new(seed(), &[Kind::GatewayKilled], Length::Faults(3));
     let report = run(parameters).await;
     report.assert_kept();
-    assert_eq!(report.rows[&Kind::GatewayKilled].count(), 3);
+    assert_eq!(report.rows[&Kind::GatewayKilled].count, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,6 +29,7 @@ async fn users_who_move_on_each_reconnect_lose_nothing() {
     let length = Length::Time(Duration::from_secs(6));
     let report = run(Parameters {
         gateways: 3,
+        checks_leftovers: true,
         ..Parameters::new(seed(), &[], length)
     })
     .await;

@@ -3,6 +3,7 @@
 use catchup::mailbox::{ConnectionId, MailboxError, Register, Registered};
 use catchup::protocol::{Everyone, Life, Position};
 
+use super::ledger::Tally;
 use super::operation::CursorChoice;
 use super::registering::{Given, Request};
 use super::world::{Checked, Session, World, check, read_page, same};
@@ -55,6 +56,7 @@ impl World {
             heard: Vec::new(),
             is_deaf: false,
             contact: self.model.now,
+            tallies: Tally::begin(registered.start.places.own),
         });
         self.welcome(self.sessions.len() - 1, &registered, visit.is_deaf)
     }
@@ -80,6 +82,7 @@ impl World {
         };
         let session = &mut self.sessions[index];
         session.position = registered.start;
+        session.tallies = Tally::begin(registered.start.places.own);
         // Cursors of before are refused by the gateway itself from here on.
         session.heard.clear();
         session.contact = self.model.now;
@@ -163,6 +166,7 @@ impl World {
                 let device = session.device.clone();
                 self.ledger.tell_store_lost(&device);
             }
+            self.figures.store_lost += 1;
             self.hear(index);
         }
         self.push_page(index, &read_page(&registered.page))

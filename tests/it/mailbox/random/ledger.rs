@@ -11,6 +11,29 @@ pub struct Ledger {
     /// Events that the store lost and JetStream will deliver again.
     pub pending: BTreeSet<u64>,
     pub appended: BTreeSet<u64>,
+    /// What the real lists were last seen to hold.
+    present: BTreeSet<u64>,
+}
+
+/// One connection's side of one lane.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// The place after which it began.
+    pub start: u64,
+    /// The sum of what it was told as missed, and what was found to be missing.
+    pub told: u64,
+    pub removed: u64,
+    /// The places of what it was sent.
+    pub sent: BTreeSet<u64>,
+}
+
+impl Tally {
+    pub fn begin(places: [u64; 2]) -> [Tally; 2] {
+        places.map(|start| Tally {
+            start,
+            ..Tally::default()
+        })
+    }
 }
 
 /// One device's side.
@@ -35,6 +58,15 @@ impl Ledger {
         for client in self.clients.values_mut() {
             client.due.insert(key);
         }
+    }
+
+    /// What the real lists hold.
+    pub fn observe(&mut self, lists: &[Vec<u64>; 2]) {
+        self.present = lists.iter().flatten().copied().collect();
+    }
+
+    pub fn is_present(&self, key: u64) -> bool {
+        self.present.contains(&key)
     }
 
     /// The device begins anew: it has a right to what waits for it.

@@ -1,9 +1,12 @@
 //! Random sequences of operations on the real scripts beside a plain model: calls repeated after
-//! lost replies, acknowledgements held up, the store rolled back, wiped and promoted.
+//! lost replies, acknowledgements held up, the store rolled back, restarted, wiped and promoted.
+//! A failing sequence is shrunk before it is shown.
 //!
-//! `TEST_MAILBOX_SEED=7` runs only that sequence; `TEST_MAILBOX_SEQUENCES=5000` runs more of them.
-//! A failing sequence is shortened before it is shown.
+//! A short form runs with the other tests. The long form is `scripts/properties`, which says how
+//! many sequences and from which seed on: sequence `n` of a run with seed `s` is the first of a run
+//! with seed `s + n`.
 
+mod figures;
 mod gateway;
 mod ledger;
 pub mod model;
@@ -13,106 +16,129 @@ mod time_line;
 mod worker;
 mod world;
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use figures::Figures;
 use gateway::{DEVICES, Visit};
-use operation::{CursorChoice, Operation, Random, sequence};
+use operation::{CursorChoice, Operation, Sequence, sequences};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 use world::{Checked, World};
 
 use crate::support::RedisServer;
 
 const SEQUENCES: u64 = 200;
-const OPERATIONS: usize = 90;
-/// How many runs a failing sequence may be shortened by.
-const SHORTENING_RUNS_MAX: usize = 400;
+/// A server's append-only file grows; another one begins anew.
+const SEQUENCES_A_SERVER: u64 = 100;
+/// How many runs, and how long, a failing sequence may be shrunk.
+const SHRINK_RUNS_MAX: u32 = 4_000;
+const SHRINK_MS_MAX: u32 = 300_000;
+/// Sequences that run side by side. Each has a server: a change of epoch concerns everybody on one.
+const LINES: u64 = 2;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_random_sequences() {
-    let number = |name: &str| -> Option<u64> {
-        let text = std::env::var(name).ok()?;
-        Some(
-            text.parse()
-                .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
-        )
-    };
-    let (first, count) = match number("TEST_MAILBOX_SEED") {
-        Some(seed) => (seed, 1),
-        None => (1, number("TEST_MAILBOX_SEQUENCES").unwrap_or(SEQUENCES)),
-    };
-    // Two servers, since a change of epoch concerns everybody on one.
-    let halves = [0, 1].map(|half| {
-        tokio::spawn(async move {
-            let server = RedisServer::start();
-            for seed in (first..first + count).filter(|seed| seed % 2 == half) {
-                run_seed(&server, seed).await;
-            }
-        })
-    });
-    for half in halves {
-        half.await.unwrap();
-    }
+#[test]
+fn random_sequences() {
+    let figures = run_all(1..SEQUENCES + 1);
+    figures.assert_telling();
 }
 
-async fn run_seed(server: &RedisServer, seed: u64) {
-    let operations = sequence(seed, OPERATIONS);
-    let Err((step, text)) = run(server, seed, &operations).await else {
-        return;
+/// The long form; `scripts/properties` runs it.
+#[test]
+#[ignore = "takes as long as it is told to"]
+fn random_sequences_of_any_number() {
+    let number = |name: &str, default: u64| match std::env::var(name) {
+        Ok(text) => (text.parse()).unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+        Err(_) => default,
     };
-    let (operations, text) = shorten(server, seed, operations[..=step].to_vec(), text).await;
-    let shown: Vec<String> = (operations.iter())
-        .map(|operation| format!("  {operation:?}"))
-        .collect();
-    panic!(
-        "{text}\nafter these {} operations:\n{}\nTEST_MAILBOX_SEED={seed} repeats it",
-        operations.len(),
-        shown.join("\n")
-    );
+    let first = number("TEST_SEED", 1);
+    let count = number("TEST_SEQUENCES", SEQUENCES);
+    let figures = run_all(first..first + count);
+    println!("{}", figures.report());
 }
 
-/// Leaves out what the failure does not need.
-async fn shorten(
-    server: &RedisServer,
-    seed: u64,
-    mut operations: Vec<Operation>,
-    mut text: String,
-) -> (Vec<Operation>, String) {
-    let mut runs = 0;
-    let mut length = operations.len() / 2;
-    while length > 0 {
-        let mut start = 0;
-        while start < operations.len() && runs < SHORTENING_RUNS_MAX {
-            let mut shorter = operations.clone();
-            shorter.drain(start..(start + length).min(operations.len()));
-            runs += 1;
-            match run(server, seed, &shorter).await {
-                Err((step, shorter_text)) => {
-                    shorter.truncate(step + 1);
-                    (operations, text) = (shorter, shorter_text);
-                }
-                Ok(()) => start += length,
+fn run_all(seeds: Range<u64>) -> Figures {
+    std::thread::scope(|scope| {
+        let lines: Vec<_> = (0..LINES)
+            .map(|line| {
+                let seeds: Vec<u64> = seeds.clone().filter(|seed| seed % LINES == line).collect();
+                scope.spawn(move || run_line(&seeds))
+            })
+            .collect();
+        let mut all = Figures::default();
+        for line in lines {
+            match line.join() {
+                Ok(figures) => all.add(&figures),
+                Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        length /= 2;
-    }
-    (operations, text)
+        all
+    })
 }
 
-/// Runs a sequence on a mailbox of its own; the error has the index of the failing operation.
-async fn run(
-    server: &RedisServer,
-    seed: u64,
-    operations: &[Operation],
-) -> Result<(), (usize, String)> {
-    let name = format!("random-{}", uuid::Uuid::now_v7().simple());
-    let cap = 4 + Random::new(seed).below(8);
-    let ttl = model::TTLS[usize::from(seed.is_multiple_of(5))];
-    let mut world = World::new(&server.url(), &name, cap, ttl).await;
-    for (index, operation) in operations.iter().enumerate() {
-        let outcome = world.step(operation).await;
-        outcome.map_err(|text| (index, format!("{operation:?}: {text}")))?;
+fn run_line(seeds: &[u64]) -> Figures {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut all = Figures::default();
+    for seeds in seeds.chunks(SEQUENCES_A_SERVER as usize) {
+        let server = Arc::new(start_server());
+        for &seed in seeds {
+            all.add(&run_seed(&runtime, &server, seed));
+        }
     }
-    let end = operations.len().saturating_sub(1);
+    all
+}
+
+/// As Catchup wants it, and with what a sequence does to it. The log is written before each reply,
+/// always: with `everysec` a write waits as long as a disk is busy, and a checkpoint would name a
+/// place in the log that its last operations lie behind.
+fn start_server() -> RedisServer {
+    let arguments = "--appendonly yes --appendfsync no --maxmemory-policy noeviction \
+                     --enable-debug-command local --auto-aof-rewrite-percentage 0";
+    RedisServer::start_with(&arguments.split_whitespace().collect::<Vec<_>>())
+}
+
+fn run_seed(runtime: &tokio::runtime::Runtime, server: &Arc<RedisServer>, seed: u64) -> Figures {
+    let figures = std::cell::RefCell::default();
+    let mut runner = TestRunner::new(Config {
+        cases: 1,
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        max_shrink_iters: SHRINK_RUNS_MAX,
+        max_shrink_time: SHRINK_MS_MAX,
+        ..Config::default()
+    });
+    let outcome = runner.run(&sequences(), |sequence| {
+        let run = runtime.block_on(run(server, &sequence));
+        *figures.borrow_mut() = run.map_err(TestCaseError::fail)?;
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => figures.into_inner(),
+        Err(TestError::Fail(reason, sequence)) => panic!(
+            "{reason}\nafter these {} operations: {sequence:?}\n\
+             scripts/properties --seed {seed} --sequences 1 repeats it",
+            sequence.operations.len()
+        ),
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
+    }
+}
+
+/// Runs a sequence on a mailbox of its own.
+async fn run(server: &Arc<RedisServer>, sequence: &Sequence) -> Result<Figures, String> {
+    let name = format!("random-{}", uuid::Uuid::now_v7().simple());
+    let ttl = model::TTLS[usize::from(sequence.is_short_lived)];
+    let mut world = World::new(server, &name, sequence.cap, ttl).await;
+    for operation in &sequence.operations {
+        let outcome = world.step(operation).await;
+        outcome.map_err(|text| format!("{operation:?}: {text}"))?;
+    }
     finish(&mut world)
         .await
-        .map_err(|text| (end, format!("at the end: {text}")))
+        .map_err(|text| format!("at the end: {text}"))?;
+    world.figures.sequences = 1;
+    Ok(world.figures)
 }
 
 /// Everything lost is delivered again, and every device comes back: nothing may be missing.
@@ -140,6 +166,8 @@ async fn finish(world: &mut World) -> Checked {
             world.page(session, 3).await?;
         }
         world.acknowledge(session, 0, false, false).await?;
+        let lists = world.real_lists().await;
+        world.ledger.observe(&lists);
     }
     Ok(())
 }
@@ -204,9 +232,10 @@ impl World {
             }
             Operation::Pass { units } => self.pass(units).await,
             Operation::LoseList { lane } => self.lose_list(lane).await,
-            Operation::ChangeEpoch => self.change_epoch().await?,
+            Operation::Reload => self.reload().await,
+            Operation::ChangeEpoch(how) => self.change_epoch(how).await?,
             Operation::Checkpoint => self.take_checkpoint().await,
-            Operation::RollBack => self.roll_back().await?,
+            Operation::RollBack(how) => self.roll_back(how).await?,
             Operation::Wipe => self.wipe().await,
         }
         Ok(0)

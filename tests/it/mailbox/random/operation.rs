@@ -1,5 +1,21 @@
-//! The operations of a sequence, drawn from a seed. Every choice is a number that means something
-//! in any state, so an operation can be left out of a sequence and the rest still runs.
+//! The operations of a sequence, as strategies that shrink. Every choice is a number that means
+//! something in any state, so an operation can be left out of a sequence and the rest still runs.
+
+use std::fmt;
+
+use proptest::prelude::*;
+
+/// Half as many on the average.
+const OPERATIONS_MAX: usize = 180;
+
+/// A mailbox's limits, and what is done to it.
+#[derive(Clone)]
+pub struct Sequence {
+    pub cap: u64,
+    /// The time to live is shorter than a connection counts without being asserted.
+    pub is_short_lived: bool,
+    pub operations: Vec<Operation>,
+}
 
 #[derive(Debug, Clone)]
 pub enum Operation {
@@ -75,9 +91,11 @@ pub enum Operation {
     LoseList {
         lane: usize,
     },
-    ChangeEpoch,
+    /// The server writes everything to a snapshot and loads it again.
+    Reload,
+    ChangeEpoch(NewTimeLine),
     Checkpoint,
-    RollBack,
+    RollBack(Reversal),
     Wipe,
 }
 
@@ -90,121 +108,175 @@ pub enum CursorChoice {
     Forged,
 }
 
-/// SplitMix64: small, and the same everywhere.
-pub struct Random(u64);
+/// How the store comes to another epoch.
+#[derive(Debug, Clone, Copy)]
+pub enum NewTimeLine {
+    /// Its connections stay.
+    Promotion,
+    /// It is killed and starts again with all it had.
+    Restart,
+}
 
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
+/// How the store goes back to its checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub enum Reversal {
+    /// A replica that was behind is promoted: copies of the keys are put back.
+    Promotion,
+    /// It is killed, and its append-only file ends at the checkpoint or so many bytes later: in
+    /// the middle of a command.
+    CutLog { torn_bytes: u64 },
+}
 
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn index(&mut self, limit: u64) -> usize {
-        self.below(limit) as usize
-    }
-
-    fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
+impl Operation {
+    /// What it is called in the report.
+    pub fn name(&self) -> String {
+        let text = format!("{self:?}");
+        let end = text.find(" {").unwrap_or(text.len());
+        text[..end].replace('(', " by ").replace(')', "")
     }
 }
 
-pub fn sequence(seed: u64, length: usize) -> Vec<Operation> {
-    let mut random = Random::new(seed);
-    (0..length).map(|_| draw(&mut random)).collect()
-}
-
-fn draw(random: &mut Random) -> Operation {
-    let session = random.index(1_000);
-    let is_repeated = random.percent(20);
-    match random.below(100) {
-        0..=23 => Operation::Append {
-            lane: usize::from(random.percent(25)),
-            count: 1 + random.index(3),
-            lifetime: random.below(11) as i64 - 1,
-            jitter: random.below(40),
-            is_repeated,
-            lost_forward: random.index(8),
-        },
-        24..=29 => Operation::Redeliver {
-            which: random.index(1_000),
-        },
-        30..=43 => Operation::Connect {
-            device: random.index(3),
-            node: random.index(2),
-            cursor: draw_cursor(random),
-            is_deaf: random.percent(10),
-            is_repeated,
-            most: 1 + random.index(5),
-        },
-        44..=49 => Operation::RegisterAgain {
-            session,
-            is_repeated,
-        },
-        50..=64 => Operation::Page {
-            session,
-            most: 1 + random.index(6),
-        },
-        65..=77 => Operation::Acknowledge {
-            session,
-            which: random.index(4),
-            is_repeated,
-            is_late: random.percent(20),
-        },
-        78..=79 => Operation::Arrive {
-            which: random.index(100),
-        },
-        80..=82 => Operation::Reassert {
-            session,
-            is_repeated,
-        },
-        83..=85 => Operation::Unregister {
-            session,
-            is_repeated,
-        },
-        86..=87 => Operation::Vanish { session },
-        88..=89 => Operation::DropNode {
-            node: random.index(2),
-            is_repeated,
-        },
-        90 => Operation::Deafen { session },
-        91..=93 => Operation::Pass {
-            units: draw_units(random),
-        },
-        94 => Operation::LoseList {
-            lane: random.index(2),
-        },
-        95 => Operation::ChangeEpoch,
-        96 => Operation::Checkpoint,
-        97..=98 => Operation::RollBack,
-        _ => Operation::Wipe,
+impl fmt::Debug for Sequence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sequence {
+            cap,
+            is_short_lived,
+            operations,
+        } = self;
+        write!(formatter, "cap {cap}, short time to live: {is_short_lived}")?;
+        for operation in operations {
+            write!(formatter, "\n  {operation:?}")?;
+        }
+        Ok(())
     }
 }
 
-/// Mostly short, sometimes beyond every time to live.
-fn draw_units(random: &mut Random) -> u64 {
-    match random.below(10) {
-        0..=6 => 1 + random.below(3),
-        7..=8 => 4 + random.below(8),
-        _ => 11 + random.below(15),
-    }
+pub fn sequences() -> impl Strategy<Value = Sequence> {
+    let operations = prop::collection::vec(operations(), 1..=OPERATIONS_MAX);
+    (4..12_u64, prop::bool::weighted(0.2), operations).prop_map(
+        |(cap, is_short_lived, operations)| Sequence {
+            cap,
+            is_short_lived,
+            operations,
+        },
+    )
 }
 
-fn draw_cursor(random: &mut Random) -> CursorChoice {
-    match random.below(10) {
-        0..=3 => CursorChoice::None,
-        4..=7 => CursorChoice::Newest,
-        8 => CursorChoice::Earlier(random.index(1_000)),
-        _ => CursorChoice::Forged,
-    }
+fn operations() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        30 => publishing(),
+        58 => serving(),
+        12 => store(),
+    ]
+}
+
+fn repeated() -> impl Strategy<Value = bool> {
+    prop::bool::weighted(0.2)
+}
+
+fn publishing() -> impl Strategy<Value = Operation> {
+    let append = (
+        prop::bool::weighted(0.25),
+        1..=3_usize,
+        -1..10_i64,
+        0..40_u64,
+        repeated(),
+        0..8_usize,
+    );
+    let append = append.prop_map(
+        |(is_high, count, lifetime, jitter, is_repeated, lost_forward)| Operation::Append {
+            lane: usize::from(is_high),
+            count,
+            lifetime,
+            jitter,
+            is_repeated,
+            lost_forward,
+        },
+    );
+    prop_oneof![
+        4 => append,
+        1 => (0..1_000_usize).prop_map(|which| Operation::Redeliver { which }),
+    ]
+}
+
+fn serving() -> impl Strategy<Value = Operation> {
+    let session = 0..1_000_usize;
+    let connect = (
+        0..3_usize,
+        0..2_usize,
+        cursors(),
+        prop::bool::weighted(0.1),
+        repeated(),
+        1..=5_usize,
+    );
+    let connect =
+        connect.prop_map(
+            |(device, node, cursor, is_deaf, is_repeated, most)| Operation::Connect {
+                device,
+                node,
+                cursor,
+                is_deaf,
+                is_repeated,
+                most,
+            },
+        );
+    let page = (session.clone(), 1..=6_usize)
+        .prop_map(|(session, most)| Operation::Page { session, most });
+    let acknowledge = (session, 0..4_usize, repeated(), repeated()).prop_map(
+        |(session, which, is_repeated, is_late)| Operation::Acknowledge {
+            session,
+            which,
+            is_repeated,
+            is_late,
+        },
+    );
+    prop_oneof![
+        14 => connect,
+        6 => of_session(|session, is_repeated| Operation::RegisterAgain { session, is_repeated }),
+        15 => page,
+        13 => acknowledge,
+        2 => (0..100_usize).prop_map(|which| Operation::Arrive { which }),
+        3 => of_session(|session, is_repeated| Operation::Reassert { session, is_repeated }),
+        3 => of_session(|session, is_repeated| Operation::Unregister { session, is_repeated }),
+        2 => of_session(|session, _| Operation::Vanish { session }),
+        1 => of_session(|session, _| Operation::Deafen { session }),
+    ]
+}
+
+fn of_session(make: fn(usize, bool) -> Operation) -> impl Strategy<Value = Operation> {
+    (0..1_000_usize, repeated()).prop_map(move |(session, is_repeated)| make(session, is_repeated))
+}
+
+fn cursors() -> impl Strategy<Value = CursorChoice> {
+    prop_oneof![
+        4 => Just(CursorChoice::None),
+        4 => Just(CursorChoice::Newest),
+        1 => (0..1_000_usize).prop_map(CursorChoice::Earlier),
+        1 => Just(CursorChoice::Forged),
+    ]
+}
+
+fn store() -> impl Strategy<Value = Operation> {
+    // Mostly short, sometimes beyond every time to live.
+    let units = prop_oneof![7 => 1..=3_u64, 2 => 4..12_u64, 1 => 11..26_u64];
+    // A restart takes as long as two sequences without one.
+    let time_line = prop_oneof![
+        9 => Just(NewTimeLine::Promotion),
+        1 => Just(NewTimeLine::Restart),
+    ];
+    let reversal = prop_oneof![
+        5 => Just(Reversal::Promotion),
+        1 => (0..12_u64).prop_map(|torn_bytes| Reversal::CutLog { torn_bytes }),
+    ];
+    prop_oneof![
+        2 => (0..2_usize, repeated())
+            .prop_map(|(node, is_repeated)| Operation::DropNode { node, is_repeated }),
+        3 => units.prop_map(|units| Operation::Pass { units }),
+        1 => (0..2_usize).prop_map(|lane| Operation::LoseList { lane }),
+        1 => Just(Operation::Reload),
+        1 => time_line.prop_map(Operation::ChangeEpoch),
+        2 => Just(Operation::Checkpoint),
+        3 => reversal.prop_map(Operation::RollBack),
+        1 => Just(Operation::Wipe),
+    ]
 }

@@ -149,6 +149,10 @@ impl World {
                     let device = session.device.clone();
                     self.ledger.receive(&device, event.key);
                 }
+                self.sessions[index].tallies[lane]
+                    .sent
+                    .insert(outcome.place);
+                self.figures.sent += 1;
                 self.send(index, lane, outcome.place, event.key);
             }
         }

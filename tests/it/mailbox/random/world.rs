@@ -3,17 +3,29 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use catchup::event::UserId;
 use catchup::mailbox::{ConnectionId, Entry, Link, MailboxError, Page, Store, StoreConfig};
 use catchup::protocol::{Everyone, Lane, Life, Position};
 use catchup::telemetry::Metrics;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
-use super::ledger::Ledger;
+use super::figures::Figures;
+use super::ledger::{Ledger, Tally};
 use super::model::{Model, PageModel, Time};
 use super::operation::Operation;
 use crate::mailbox::{event_key, now_ms, sequence_of};
+use crate::support::RedisServer;
+
+/// Every time of the model lies at least 30 s from where anything changes. Redis's clock may be
+/// ahead by less, so that the real milliseconds of a run decide nothing; it is put back long before.
+const DRIFT_MS_MAX: u64 = 25_000;
+const DRIFT_MS_ALLOWED: u64 = 3_000;
+/// On a loaded machine a reply may take long. One that is given up leaves its outcome unknown, and
+/// nothing could be compared any more.
+const REPLY_MAX: Duration = Duration::from_secs(60);
 
 /// What went wrong.
 pub type Checked<T = ()> = Result<T, String>;
@@ -34,6 +46,7 @@ pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, real: T, model: T) -> Ch
 }
 
 pub struct World {
+    pub server: Arc<RedisServer>,
     pub redis: MultiplexedConnection,
     pub config: StoreConfig,
     pub link: Link,
@@ -41,7 +54,8 @@ pub struct World {
     pub stale: Option<Link>,
     pub user: UserId,
     pub model: Model,
-    pub started_ms: u64,
+    /// The real time at which the model's clock and Redis's agreed.
+    pub aligned_ms: u64,
     pub ledger: Ledger,
     /// Counts the time lines of the store.
     pub epoch: usize,
@@ -53,6 +67,7 @@ pub struct World {
     pub lives: BTreeSet<u64>,
     pub numbers: u64,
     pub pushes: u64,
+    pub figures: Figures,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,24 +90,27 @@ pub struct Session {
     pub is_deaf: bool,
     /// When the store last answered it.
     pub contact: Time,
+    /// What it was sent and told in each lane.
+    pub tallies: [Tally; 2],
 }
 
 impl World {
-    pub async fn new(url: &str, name: &str, cap: u64, ttl: Time) -> World {
-        let mut config = StoreConfig::new(url);
+    pub async fn new(server: &Arc<RedisServer>, name: &str, cap: u64, ttl: Time) -> World {
+        let mut config = StoreConfig::new(&server.url());
         config.namespace = name.to_owned();
         config.cap = cap;
-        config.ttl = std::time::Duration::from_millis(ttl);
-        config.trim_hold = std::time::Duration::from_millis(super::model::HOLD);
-        let client = redis::Client::open(url).unwrap();
+        config.ttl = Duration::from_millis(ttl);
+        config.trim_hold = Duration::from_millis(super::model::HOLD);
+        config.reply_max = REPLY_MAX;
         World {
-            redis: client.get_multiplexed_async_connection().await.unwrap(),
+            server: Arc::clone(server),
+            redis: open(&config).await,
             link: connect(&config).await,
             config,
             user: UserId::parse("ann").unwrap(),
             stale: None,
             model: Model::new(cap as usize, ttl),
-            started_ms: now_ms(),
+            aligned_ms: now_ms(),
             ledger: Ledger::default(),
             epoch: 0,
             sessions: Vec::new(),
@@ -102,14 +120,26 @@ impl World {
             lives: BTreeSet::new(),
             numbers: 0,
             pushes: 0,
+            figures: Figures::default(),
         }
     }
 
     /// Carries out an operation on both sides and compares.
     pub async fn step(&mut self, operation: &Operation) -> Checked {
+        self.figures.operate(operation.name());
         let before = self.real_lists().await;
         let evicted = self.carry_out(operation).await?;
         let after = self.real_lists().await;
+        let drift_ms = self.drift_ms();
+        check!(
+            drift_ms < DRIFT_MS_MAX,
+            "this machine is too slow to say anything: {drift_ms} ms passed"
+        );
+        if drift_ms > DRIFT_MS_ALLOWED {
+            self.align().await;
+        }
+        self.figures.evicted += evicted;
+        self.ledger.observe(&after);
         for (lane, held) in after.iter().enumerate() {
             let keys = self.model.lanes[lane].keys();
             check!(
@@ -148,7 +178,7 @@ impl World {
         Ok(())
     }
 
-    async fn real_lists(&self) -> [Vec<u64>; 2] {
+    pub async fn real_lists(&self) -> [Vec<u64>; 2] {
         let keys = self.link.keys();
         let (normal, high): (Vec<String>, Vec<String>) = redis::pipe()
             .lrange(keys.normal(self.user.as_str()), 0, -1)
@@ -161,7 +191,7 @@ impl World {
 
     pub fn entry(&self, event: &Event) -> Entry {
         // As far from Redis's clock as in the model; of an event always the same.
-        let expires_ms = self.started_ms + event.expires - self.model.now;
+        let expires_ms = self.aligned_ms + event.expires - self.model.now;
         let json = format!("{{\"id\":\"{}\"}}", event.key);
         Entry::new(event_key(event.key), event.key, expires_ms, &json)
     }
@@ -202,17 +232,48 @@ impl World {
             }
         }
         if page.before > after {
+            self.sessions[index].tallies[lane].told += page.evicted + page.expired;
+            self.figures.told += page.evicted + page.expired;
             self.send(index, lane, page.before, 0);
         }
         for (_, key) in &page.entries {
             if !is_deaf {
                 self.ledger.receive(&device, *key);
             }
+            self.figures.sent += 1;
         }
+        let places = page.before + 1..=page.before + page.entries.len() as u64;
+        self.sessions[index].tallies[lane].sent.extend(places);
         let newest = page.entries.iter().map(|entry| entry.1).max();
         if let Some(newest) = newest {
             self.send(index, lane, page.before + page.entries.len() as u64, newest);
         }
+        self.check_sum(index, lane)
+    }
+
+    /// Invariants I2 and I4, by counting: a session was sent or told of every place that it passed,
+    /// and the sum of the `missed` it was told is the number of the messages there that it was not
+    /// sent because they had left the real list or had expired.
+    fn check_sum(&mut self, index: usize, lane: usize) -> Checked {
+        let session = &mut self.sessions[index];
+        let reached = session.position.places.own[lane];
+        let tally = &mut session.tallies[lane];
+        let slots = &self.model.lanes[lane].slots;
+        let not_sent = (tally.start + 1..=reached).filter(|place| !tally.sent.contains(place));
+        let removed = not_sent.filter(|place| {
+            let (slot, later) = (&slots[*place as usize - 1], &slots[*place as usize..]);
+            // An event that the store lost and got again stands at the later of its places.
+            let is_later = later.iter().any(|other| other.key == slot.key);
+            is_later || !self.ledger.is_present(slot.key) || slot.expires <= self.model.now
+        });
+        let removed = removed.count() as u64;
+        check!(
+            tally.told == removed && tally.start + removed + tally.sent.len() as u64 == reached,
+            "{} came in lane {lane} to place {reached}, and {removed} were removed: {tally:?}",
+            session.device
+        );
+        self.figures.removed += removed - tally.removed;
+        tally.removed = removed;
         Ok(())
     }
 
@@ -261,6 +322,16 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A connection past the product, to look and to do harm.
+pub async fn open(config: &StoreConfig) -> MultiplexedConnection {
+    let client = redis::Client::open(config.url.as_str()).unwrap();
+    let patient = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(REPLY_MAX))
+        .set_response_timeout(Some(REPLY_MAX));
+    let connecting = client.get_multiplexed_async_connection_with_config(&patient);
+    connecting.await.unwrap()
 }
 
 /// A link of its own, without the wait between attempts that a store makes.

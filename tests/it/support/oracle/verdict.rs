@@ -23,6 +23,8 @@ pub struct Verdict {
     pub strange: Vec<String>,
     /// `missed` frames that tell of nothing that is missing.
     pub false_missed: Vec<String>,
+    /// The same, but for `store_lost` after [`Oracle::store_loses`], which is right to be told.
+    pub store_lost: usize,
     /// Heard for the first time after a later one of the same key, audience and priority.
     pub inversions: Vec<String>,
 }
@@ -91,7 +93,9 @@ impl Inner {
                 .map(|(id, _, _)| *id)
                 .take(missed.count())
                 .collect();
-            if told.is_empty() {
+            if told.is_empty() && self.has_lost_before(missed) {
+                verdict.store_lost += 1;
+            } else if told.is_empty() {
                 verdict
                     .false_missed
                     .push(format!("{name}: {}", missed.frame));
@@ -104,6 +108,14 @@ impl Inner {
             .lost
             .extend(lost.map(|(id, sequence, _)| format!("{name}: {id} (sequence {sequence})")));
         verdict.announced += announced.len();
+    }
+
+    /// Whether a frame tells of a loss of the store that there was.
+    fn has_lost_before(&self, missed: &Missed) -> bool {
+        let lost_at = self
+            .store_lost_at
+            .filter(|_| missed.frame["reason"] == "store_lost");
+        lost_at.is_some_and(|lost_at| lost_at <= missed.heard_at)
     }
 
     fn judge_heard(&self, user: &str, name: &str, ear: &Ear, verdict: &mut Verdict) {
@@ -231,6 +243,23 @@ mod tests {
         // One that ends before anything is missing tells nothing.
         missed(&oracle, "ann", 2, "2026-01-02T03:04:04.000Z");
         assert_eq!(oracle.verdict().false_missed.len(), 1);
+    }
+
+    #[test]
+    fn a_loss_of_the_store_is_told_rightly_only_after_it() {
+        let oracle = Oracle::default();
+        oracle.expect_device("ann", "d");
+        let told = || {
+            let frame = json!({ "op": "missed", "count": null, "reason": "store_lost" });
+            oracle.hear("ann", "d", &frame);
+            let verdict = oracle.verdict();
+            (verdict.false_missed.len(), verdict.store_lost)
+        };
+        assert_eq!(told(), (1, 0));
+        oracle.store_loses();
+        assert_eq!(told(), (1, 1));
+        missed(&oracle, "ann", 1, TIME);
+        assert_eq!(oracle.verdict().false_missed.len(), 2, "another reason");
     }
 
     #[test]
