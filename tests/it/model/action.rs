@@ -226,7 +226,8 @@ fn faults_of_the_store(world: &World, actions: &mut Vec<Action>) {
     if left.wipes > 0 && world.mailbox.life.is_some() {
         actions.push(Action::Wipe);
     }
-    let is_quiet = world.forwards.is_empty() && world.late.is_empty();
+    // A day is longer than anything stays unconfirmed, or a store goes back.
+    let is_quiet = world.forwards.is_empty() && world.late.is_empty() && world.checkpoint.is_none();
     let is_idle = |one: &Connection| {
         one.session.is_some()
             && one.hears()

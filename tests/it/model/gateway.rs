@@ -197,6 +197,7 @@ impl World {
     }
 
     fn carry_out(&mut self, index: usize, effects: Vec<Effect>, scope: &Scope) {
+        let mut unstored = None;
         for effect in effects {
             match effect {
                 Effect::Send { frame, .. } => self.send(index, &frame, scope),
@@ -217,9 +218,7 @@ impl World {
                     connection.reading = None;
                     connection.wanted = Some(Wanted::Register { again });
                 }
-                Effect::Acknowledge { position, .. } => {
-                    self.store_acknowledgement(index, position, scope);
-                }
+                Effect::Acknowledge { position, .. } => unstored = Some(position),
                 Effect::Hold => self.connection_mut(index).is_holding = true,
                 Effect::CheckEpoch => self.connection_mut(index).must_reassert = true,
                 Effect::Replayed { .. } => {}
@@ -227,6 +226,10 @@ impl World {
                     format!("a client that keeps the rules is closed: {code:?} {message}")
                 }),
             }
+        }
+        // The answer of the store comes when all of this is done.
+        if let Some(position) = unstored {
+            self.store_acknowledgement(index, position, scope);
         }
         if self.connections[index].is_live() && self.connections[index].high != [0, 0] {
             self.connection_mut(index).high = [0, 0];

@@ -133,17 +133,16 @@ pub const TIME: Scope = Scope {
     )
 };
 
-/// Takes a minute and more: only in the long form.
-pub const LONG: [Scope; 1] = [WIPE_AND_BREAKS];
+/// Take minutes: only in the long form.
+pub const LONG: [Scope; 2] = [WIPE_AND_BREAKS, ROLL_BACK_AND_BREAK];
 
-pub const SHORT: [Scope; 10] = [
+pub const SHORT: [Scope; 9] = [
     CALM,
     SLOW_CLIENTS,
     LOST,
     CRASHES,
     LAPSE,
     ROLL_BACK,
-    ROLL_BACK_AND_BREAK,
     WIPE,
     CAP,
     TIME,

@@ -114,6 +114,7 @@ impl World {
 
     fn acknowledge_heard(&mut self, index: usize, scope: &Scope) {
         if let Some(position) = self.connections[index].unacknowledged() {
+            self.connection_mut(index).heard = None;
             self.take_acknowledgement(index, &position, scope);
         }
     }
@@ -234,6 +235,13 @@ impl World {
         let before = self.mailbox.lanes.clone();
         self.mailbox.edit().pass(PAUSE);
         self.check_expiry(&before);
+        for event in self
+            .events
+            .iter_mut()
+            .filter(|event| event.stage == Stage::Appended)
+        {
+            event.stage = Stage::Confirmed;
+        }
         for connection in self.connections.clone() {
             self.devices[usize::from(connection.device)].seen = self.mailbox.now;
             self.reassert(&connection, None);

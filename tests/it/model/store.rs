@@ -148,7 +148,9 @@ impl World {
     pub fn lost_by(&self, start: &Position) -> u16 {
         // What is stored again, though this time line had it, stays where it was.
         let lanes = self.mailbox.lanes.iter();
-        let had = lanes.flat_map(|lane| &lane.slots).map(|slot| bit_of_key(slot.key));
+        let had = lanes
+            .flat_map(|lane| &lane.slots)
+            .map(|slot| bit_of_key(slot.key));
         let mut coming = self.pending() & !had.fold(0, |all, one| all | one);
         for (lane, model) in self.mailbox.lanes.iter().enumerate() {
             let after = start.places.own[lane];

@@ -129,7 +129,8 @@ pub struct Connection {
     pub is_held_up: bool,
     /// So many frames reach the client yet; `None` for all.
     pub frames_left: Option<u8>,
-    /// The last cursor that reached the client here, and the last of the time line before.
+    /// The last cursor that reached the client and that it did not acknowledge; and the last such
+    /// one of the time line before.
     pub heard: Option<Position>,
     pub former: Option<Position>,
     pub time_line: Option<(Epoch, Life)>,
@@ -304,6 +305,16 @@ impl Connection {
         session.any(|session| session.follows_everyone().is_some())
     }
 
+    /// True where the client acknowledged that it was told of a loss, on this time line.
+    pub fn has_acknowledged_loss(&self) -> bool {
+        let mut session = self.session.iter();
+        session.any(|session| {
+            session
+                .acknowledged()
+                .is_some_and(|known| known.store_lost_told)
+        })
+    }
+
     pub fn id(&self) -> ConnectionId {
         ConnectionId {
             node: node_name(self.gateway).into(),
@@ -312,14 +323,15 @@ impl Connection {
         }
     }
 
-    /// What the client has to acknowledge: a cursor beyond the last that the session knows of.
+    /// What the client has to acknowledge: a cursor beyond the last that the session knows of, or one
+    /// of the time line before, which says that what is in flight has arrived.
     pub fn unacknowledged(&self) -> Option<Position> {
         let heard = self.heard.filter(|_| self.hears())?;
         let known = self.session.as_ref()?.acknowledged()?;
         let is_same_line = (heard.epoch, heard.life) == (known.epoch, known.life);
         let is_news = !heard.places.is_within(&known.places)
             || (heard.store_lost_told && !known.store_lost_told);
-        (is_same_line && is_news).then_some(heard)
+        (!is_same_line || is_news).then_some(heard)
     }
 }
 
