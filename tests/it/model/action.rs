@@ -3,7 +3,7 @@
 
 use super::mutant::Mutant;
 use super::scope::{GATEWAYS, Scope};
-use super::world::{Connection, Stage, World};
+use super::world::{Connection, Event, Stage, World};
 
 /// Connections are named by their index, forwards too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,6 +228,8 @@ fn faults_of_the_store(world: &World, actions: &mut Vec<Action>) {
     }
     // A day is longer than anything stays unconfirmed, or a store goes back.
     let is_quiet = world.forwards.is_empty() && world.late.is_empty() && world.checkpoint.is_none();
+    let is_redelivered = |event: &Event| event.is_repeat && is_before_append(&event.stage);
+    let is_quiet = is_quiet && !world.events.iter().any(is_redelivered);
     let is_idle = |one: &Connection| {
         one.session.is_some()
             && one.hears()

@@ -119,11 +119,14 @@ impl World {
             None => {}
         }
         let position = cursor.position;
-        let has_cursor = match (frame, mutant) {
-            (ServerFrame::Welcome(_), Some(Mutant::WelcomeWithoutCursor)) => false,
-            (ServerFrame::Missed { .. }, Some(Mutant::MissedWithoutCursor)) => false,
-            _ => true,
-        };
+        let has_cursor = !matches!(
+            (frame, mutant),
+            (ServerFrame::Welcome(_), Some(Mutant::WelcomeWithoutCursor))
+                | (
+                    ServerFrame::Missed { .. },
+                    Some(Mutant::MissedWithoutCursor)
+                )
+        );
         if has_cursor {
             let before = connection.heard.replace(position);
             let is_other = |before: &catchup::protocol::Position| {

@@ -121,7 +121,9 @@ impl World {
                 mailbox.devices.remove(&request.device);
             }
             Some(Mutant::StoreLostNotOwed) => {
-                (mailbox.devices.get_mut(&request.device)).map(|record| record.lost = false);
+                if let Some(record) = mailbox.devices.get_mut(&request.device) {
+                    record.lost = false;
+                }
             }
             _ => {}
         }
