@@ -47,13 +47,6 @@ pub enum Role {
 }
 
 impl Role {
-    fn uses_redis(self) -> bool {
-        match self {
-            Role::Dev | Role::Gateway | Role::Worker => true,
-            Role::Publish | Role::Listen => false,
-        }
-    }
-
     /// True where the role decides who a client is.
     fn uses_auth(self) -> bool {
         match self {
@@ -121,7 +114,7 @@ pub fn resolve(
     let node = value::default_node(&surroundings.host_name);
     let resolved = Resolved {
         nats_urls: values.read(Setting::NatsUrl, value::nats_urls)?,
-        redis_url: values.read(Setting::RedisUrl, |text| value::redis_url(text, role))?,
+        redis_url: values.read(Setting::RedisUrl, value::redis_url)?,
         tls: servers::tls_files(role, &values, surroundings)?,
         nats_credentials: servers::nats_credentials(role, &values, surroundings)?,
         replicas: values.read(Setting::Replicas, value::replicas)?,

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Role;
 use crate::mailbox;
 use crate::telemetry::logging::LogFormat;
 use crate::worker::Durability;
@@ -55,21 +54,7 @@ pub(super) fn nats_urls(text: &str) -> Result<Vec<String>, String> {
     Ok(urls)
 }
 
-pub(super) fn redis_url(text: &str, role: Role) -> Result<String, String> {
-    if matches!(
-        text.split_once("://"),
-        Some(("redis+cluster" | "rediss+cluster", _))
-    ) {
-        // A role that never connects to Redis does not care.
-        if !role.uses_redis() {
-            return Ok(text.to_owned());
-        }
-        return Err(
-            "redis+cluster:// is not supported by this version: use one server, redis://HOST:PORT, \
-             or sentinels"
-                .to_owned(),
-        );
-    }
+pub(super) fn redis_url(text: &str) -> Result<String, String> {
     mailbox::check_url(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
 }

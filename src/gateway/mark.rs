@@ -14,7 +14,7 @@ use redis::Script;
 use super::node::Node;
 use super::ring::Mark;
 use crate::bus::{BroadcastsStream, Bus, BusError, broadcast_time_ms};
-use crate::mailbox::MailboxError;
+use crate::mailbox::{Keys, MailboxError};
 use crate::protocol::Everyone;
 
 /// Least time between two writes of the mark: one command a second and gateway, at most.
@@ -51,7 +51,7 @@ pub async fn has_lost(bus: &Bus, found: &BroadcastsStream, mark: &Mark) -> Resul
 ///
 /// Where the store does not answer.
 pub async fn stored(node: &Node) -> Result<Option<Mark>, MailboxError> {
-    let link = node.store.connect().await?;
+    let link = (node.store.key(Keys::newest_broadcast).connect()).await?;
     let key = link.keys().newest_broadcast();
     let text: Option<String> = redis::cmd("GET")
         .arg(key)
@@ -81,7 +81,7 @@ pub async fn keep(node: &Node) -> std::convert::Infallible {
 }
 
 async fn raise(node: &Node, mark: &Mark) -> Result<(), MailboxError> {
-    let link = node.store.connect().await?;
+    let link = (node.store.key(Keys::newest_broadcast).connect()).await?;
     let mut script = RAISE.key(link.keys().newest_broadcast());
     script
         .arg(mark.place.creation)

@@ -51,7 +51,7 @@ impl Membership {
         if !self.is_registered {
             return;
         }
-        if let Some(link) = self.node.store.link() {
+        if let Some(link) = self.node.store.user(&self.peer.user).link() {
             let removed = link.unregister(&self.peer.user, &self.peer.id).await;
             self.is_registered = removed.is_err();
         }
@@ -68,7 +68,7 @@ impl Drop for Membership {
         if let Some(runtime) = runtime.filter(|_| self.is_registered) {
             let connections = node.connections.clone();
             let unregister = async move {
-                if let Some(link) = node.store.link() {
+                if let Some(link) = node.store.user(&peer.user).link() {
                     let _ = link.unregister(&peer.user, &peer.id).await;
                 }
             };

@@ -156,10 +156,10 @@ async fn serve(
     // The subscription before the lease: once a worker may take this process for alive, forwards
     // to it arrive. Requests are let in once there is a bus, so the lease comes before that.
     let subscription = forwarding::subscribe(node, bus, ended).await?;
-    let record = store_watch::begin(node, &subscription.bus()).await?;
-    let watch = store_watch::keep(Arc::clone(node), record);
+    let seen = store_watch::begin(node, &subscription.bus()).await?;
+    let watch = store_watch::keep(Arc::clone(node), seen);
     tokio::spawn(ended.clone().run_until_cancelled_owned(watch));
-    let epoch = presence::begin(node).await?;
+    let epochs = presence::begin(node).await?;
     let (loaded, mut is_loaded) = watch::channel(false);
     let follow = broadcasts::follow(Arc::clone(node), bus.clone(), loaded, ended.clone());
     let mut follow = std::pin::pin!(follow);
@@ -178,7 +178,7 @@ async fn serve(
     tokio::select! {
         result = forwards => Ok(result?),
         result = follow => Ok(result?),
-        error = presence::keep(Arc::clone(node), epoch) => Err(error.into()),
+        error = presence::keep(Arc::clone(node), epochs) => Err(error.into()),
         () = reconcile::run(node) => Ok(()),
     }
 }

@@ -1,8 +1,10 @@
 //! A connection's calls on its mailbox, as futures that own what they need.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::sleep;
 
 use super::broadcasts::{self, Origin};
 use super::node::Node;
@@ -14,6 +16,11 @@ use crate::mailbox::{
 };
 use crate::protocol::{Everyone, FRAME_MESSAGE_BYTES_MAX, FRAME_MESSAGES_MAX, Life, Position};
 use crate::session::{EveryoneRead, PageRead, Placed, Registration, Run, Waiting};
+
+/// A registration follows its user to another server of a cluster so often, with the pause in between:
+/// a slot that is half here and half there can be used nowhere.
+const MOVES_MAX: u32 = 8;
+const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who a connection is.
 #[derive(Debug, Clone)]
@@ -52,7 +59,32 @@ pub async fn register_first(
     }
     // A turn is for Redis: who waits for NATS keeps none.
     let turn = node.replay_turn().await;
-    let link = node.store.connect_and_look().await?;
+    let mut attempts = 0;
+    let (link, mut registered) = loop {
+        attempts += 1;
+        match register_at(node, peer, cursor).await {
+            // Nothing was done there.
+            Err(MailboxError::Moved(_)) if attempts < MOVES_MAX => sleep(MOVE_PAUSE).await,
+            registered => break registered?,
+        }
+    };
+    drop(turn);
+    let stored = registered.start;
+    let known = broadcasts::known_place(node, stored.places.everyone, Origin::Store).await?;
+    if known != stored.places.everyone {
+        link.lose_everyone(&peer.user, &peer.device, &stored)
+            .await?;
+        registered.start.places.everyone = known;
+    }
+    Ok(registered)
+}
+
+async fn register_at(
+    node: &Node,
+    peer: &Peer,
+    cursor: Option<Position>,
+) -> Result<(Link, Registered), MailboxError> {
+    let link = node.store.user(&peer.user).connect_and_look().await?;
     let request = || Register {
         cursor,
         // From then on the device may be registered elsewhere, and this one must not replace it.
@@ -67,16 +99,7 @@ pub async fn register_first(
         }
         registered => registered,
     };
-    let mut registered = registered?;
-    drop(turn);
-    let stored = registered.start;
-    let known = broadcasts::known_place(node, stored.places.everyone, Origin::Store).await?;
-    if known != stored.places.everyone {
-        link.lose_everyone(&peer.user, &peer.device, &stored)
-            .await?;
-        registered.start.places.everyone = known;
-    }
-    Ok(registered)
+    Ok((link, registered?))
 }
 
 /// Registers a connection anew, from what the store has.
@@ -89,7 +112,7 @@ pub fn register_again(
 ) -> Reading {
     Box::pin(async move {
         let _turn = node.replay_turn().await;
-        let link = node.store.connect_and_look().await?;
+        let link = node.store.user(&peer.user).connect_and_look().await?;
         let request = Register {
             order: Some(order),
             session_life: life,
@@ -128,7 +151,7 @@ pub fn read_page(
 ) -> Reading {
     Box::pin(async move {
         let _turn = node.replay_turn().await;
-        let link = link_of(&node, &after).await?;
+        let link = link_of(&node, &peer, &after).await?;
         let request = PageRequest {
             messages_max,
             bytes_max: FRAME_MESSAGE_BYTES_MAX,
@@ -142,7 +165,7 @@ pub fn read_page(
 /// Says again that the connection is there.
 pub fn reassert(node: Arc<Node>, peer: Peer, order: u64, position: Position) -> Reading {
     Box::pin(async move {
-        let link = link_of(&node, &position).await?;
+        let link = link_of(&node, &peer, &position).await?;
         let last = link
             .reassert(&peer.user, &peer.device, &peer.id, order, position.life)
             .await?;
@@ -153,14 +176,14 @@ pub fn reassert(node: Arc<Node>, peer: Peer, order: u64, position: Position) -> 
 /// Stores an acknowledgement.
 pub fn acknowledge(node: Arc<Node>, peer: Peer, position: Position) -> Writing {
     Box::pin(async move {
-        let link = link_of(&node, &position).await?;
+        let link = link_of(&node, &peer, &position).await?;
         (link.acknowledge(&peer.user, &peer.device, &position)).await
     })
 }
 
 /// A link on the time line of a position.
-async fn link_of(node: &Node, position: &Position) -> Result<Link, MailboxError> {
-    let link = node.store.connect().await?;
+async fn link_of(node: &Node, peer: &Peer, position: &Position) -> Result<Link, MailboxError> {
+    let link = node.store.user(&peer.user).connect().await?;
     if link.epoch() != position.epoch {
         return Err(MailboxError::EpochChanged {
             current: link.epoch(),

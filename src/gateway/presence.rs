@@ -61,21 +61,44 @@ pub enum PresenceError {
     Unsuitable(String),
 }
 
+/// The connections to where the two keys are; one where there is one server.
+struct Links {
+    lease: Link,
+    online: Link,
+}
+
+/// The time lines of the two keys.
+pub type Epochs = [Epoch; 2];
+
+impl Links {
+    async fn connect(node: &Node) -> Result<Links, MailboxError> {
+        let store = &node.store;
+        Ok(Links {
+            lease: store.key(|keys| keys.node(&node.name)).connect().await?,
+            online: (store.key(|keys| keys.online_users(&node.name)).connect()).await?,
+        })
+    }
+
+    fn epochs(&self) -> Epochs {
+        [self.lease.epoch(), self.online.epoch()]
+    }
+}
+
 /// Takes the lease, trying until the store is there. Before the node accepts anybody.
-pub async fn begin(node: &Node) -> Result<Epoch, PresenceError> {
+pub async fn begin(node: &Node) -> Result<Epochs, PresenceError> {
     loop {
         let result = async {
-            let link = node.store.connect().await?;
-            lease::take(&link, &node.name, &node.incarnation).await?;
-            node.store_clock.heard(link.now_ms().await?);
+            let links = Links::connect(node).await?;
+            lease::take(&links.lease, &node.name, &node.incarnation).await?;
+            node.store_clock.heard(links.lease.now_ms().await?);
             // What a process of this name left behind.
-            forget_online(node, &link).await?;
-            Ok(link.epoch())
+            forget_online(node, &links.online).await?;
+            Ok(links.epochs())
         };
         match result.await {
-            Ok(epoch) => {
+            Ok(epochs) => {
                 node.health.set("store", Ok(()));
-                return Ok(epoch);
+                return Ok(epochs);
             }
             Err(error) => judge(node, error)?,
         }
@@ -84,7 +107,7 @@ pub async fn begin(node: &Node) -> Result<Epoch, PresenceError> {
 }
 
 /// Keeps the lease and the set until the token of the caller ends it by dropping.
-pub async fn keep(node: Arc<Node>, mut epoch: Epoch) -> PresenceError {
+pub async fn keep(node: Arc<Node>, mut epochs: Epochs) -> PresenceError {
     let mut renewal = Instant::now() + Duration::from_millis(RENEWAL_MILLISECONDS);
     let mut is_complete = true;
     // An older process of this name may have written a last time before it found its lease taken.
@@ -95,7 +118,7 @@ pub async fn keep(node: Arc<Node>, mut epoch: Epoch) -> PresenceError {
             () = node.presence.notify.notified() => tokio::time::sleep(WRITE_PAUSE).await,
             () = tokio::time::sleep_until(renewal) => {}
         }
-        match step(&node, &mut epoch, &mut is_complete).await {
+        match step(&node, &mut epochs, &mut is_complete).await {
             Ok(()) => node.health.set("store", Ok(())),
             Err(Failure::Final(error)) => return error,
             Err(Failure::Store(error)) => {
@@ -123,18 +146,22 @@ impl From<MailboxError> for Failure {
     }
 }
 
-async fn step(node: &Arc<Node>, epoch: &mut Epoch, is_complete: &mut bool) -> Result<(), Failure> {
-    let link = node.store.connect().await?;
-    if link.epoch() != *epoch {
+async fn step(
+    node: &Arc<Node>,
+    epochs: &mut Epochs,
+    is_complete: &mut bool,
+) -> Result<(), Failure> {
+    let links = Links::connect(node).await?;
+    if links.epochs() != *epochs {
         // A store that went back may name an older process again, which is gone.
-        lease::take(&link, &node.name, &node.incarnation).await?;
-        *epoch = link.epoch();
+        lease::take(&links.lease, &node.name, &node.incarnation).await?;
+        *epochs = links.epochs();
         node.reconciles.ask(ReconcileReason::EpochChanged);
         *is_complete = false;
     }
     // Also where only users changed: an older process of this name must not touch the set of the
     // newer one.
-    match lease::renew(&link, &node.name, &node.incarnation).await? {
+    match lease::renew(&links.lease, &node.name, &node.incarnation).await? {
         Held::Yes => {}
         Held::Lapsed => {
             tracing::warn!("the lease on the node's name had run out and was taken back");
@@ -151,7 +178,7 @@ async fn step(node: &Arc<Node>, epoch: &mut Epoch, is_complete: &mut bool) -> Re
         }
     }
     let changed = node.presence.take();
-    let result = write_online(node, &link, &changed, *is_complete).await;
+    let result = write_online(node, &links.online, &changed, *is_complete).await;
     if result.is_err() {
         node.presence.put_back(changed);
     }
@@ -203,14 +230,19 @@ async fn forget_online(node: &Node, link: &Link) -> Result<(), MailboxError> {
 /// Empties the set and gives the name back: the node leaves in order. Not where another process has
 /// the name: then the set is that one's.
 pub async fn end(node: &Node) {
-    let Some(link) = node.store.link() else {
+    let route = |key: String| node.store.key(|_| key).link();
+    let keys = node.store.keys();
+    let (Some(lease), Some(online)) = (
+        route(keys.node(&node.name)),
+        route(keys.online_users(&node.name)),
+    ) else {
         return;
     };
     let ended = async {
-        match lease::renew(&link, &node.name, &node.incarnation).await? {
+        match lease::renew(&lease, &node.name, &node.incarnation).await? {
             Held::Yes | Held::Lapsed => {
-                forget_online(node, &link).await?;
-                lease::release(&link, &node.name, &node.incarnation).await
+                forget_online(node, &online).await?;
+                lease::release(&lease, &node.name, &node.incarnation).await
             }
             Held::TakenByAnother => Ok(()),
         }

@@ -1,4 +1,5 @@
-//! Where the store is: one server, or the sentinels that know which server is the primary.
+//! Where the store is: one server, the sentinels that know which server is the primary, or some
+//! servers of a cluster.
 
 use std::time::Duration;
 
@@ -14,15 +15,20 @@ use crate::tls::{self, TlsFiles};
 /// Longest wait for a connection.
 pub(super) const CONNECT_SECONDS_MAX: u64 = 2;
 const SENTINEL_PORT: u16 = 26379;
+const SERVER_PORT: u16 = 6379;
 const EXPECTED: &str = "expected redis://[USER:PASSWORD@]HOST:PORT[/DATABASE], rediss:// for TLS, \
-     or redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/NAME[/DATABASE]";
+     redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/NAME[/DATABASE], \
+     or redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT";
 
 /// A parsed `CATCHUP_REDIS_URL`.
+#[derive(Clone)]
 pub(super) struct Address {
-    /// One server, or the sentinels; each with the primary's credentials.
+    /// One server, the sentinels, or servers of a cluster; each with the primary's credentials.
     hosts: Vec<ConnectionInfo>,
     /// The name by which the sentinels know the primary.
     primary_name: Option<String>,
+    /// Some servers of a cluster: any of them knows the others.
+    pub is_cluster: bool,
 }
 
 impl Address {
@@ -40,34 +46,81 @@ impl Address {
                 return Ok(Address {
                     hosts: vec![info(url.to_owned())?],
                     primary_name: None,
+                    is_cluster: false,
                 });
             }
-            "redis+sentinel" => "redis",
-            "rediss+sentinel" => "rediss",
+            "redis+sentinel" | "redis+cluster" => "redis",
+            "rediss+sentinel" | "rediss+cluster" => "rediss",
             _ => return Err(invalid()),
         };
+        let is_cluster = scheme.ends_with("cluster");
         // Passwords often hold what ought to be escaped.
         let (user, rest) = match rest.rsplit_once('@') {
             Some((user, rest)) => (format!("{user}@"), rest),
             None => (String::new(), rest),
         };
-        let (hosts, path) = rest.split_once('/').ok_or_else(invalid)?;
+        let (hosts, path) = match (rest.split_once('/'), is_cluster) {
+            (Some(parts), _) => parts,
+            (None, true) => (rest, ""),
+            (None, false) => return Err(invalid()),
+        };
         let (name, database) = path.split_once('/').unwrap_or((path, ""));
-        if name.is_empty() {
+        // A cluster has one database, and needs no name.
+        if name.is_empty() != is_cluster || (is_cluster && !database.is_empty()) {
             return Err(invalid());
         }
+        let default_port = if is_cluster {
+            SERVER_PORT
+        } else {
+            SENTINEL_PORT
+        };
         let hosts = hosts.split(',').map(|host| {
             let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
             let port = match has_port {
                 true => String::new(),
-                false => format!(":{SENTINEL_PORT}"),
+                false => format!(":{default_port}"),
             };
             info(format!("{plain}://{user}{host}{port}/{database}"))
         });
         Ok(Address {
             hosts: hosts.collect::<Result<_, _>>()?,
-            primary_name: Some(name.to_owned()),
+            primary_name: (!is_cluster).then(|| name.to_owned()),
+            is_cluster,
         })
+    }
+
+    /// The address of each server that is named.
+    pub fn servers(&self) -> impl Iterator<Item = Address> {
+        self.hosts.iter().map(|info| self.of(info.clone()))
+    }
+
+    /// The address of another server of a cluster.
+    pub fn server(&self, host: &str, port: u16) -> Address {
+        let info = &self.hosts[0];
+        self.of(info
+            .clone()
+            .set_addr(at(info.addr(), host.to_owned(), port)))
+    }
+
+    /// Host and port of the first server, as one word.
+    pub fn name(&self) -> String {
+        self.hosts[0].addr().to_string()
+    }
+
+    /// The host of the first server.
+    pub fn host(&self) -> &str {
+        match self.hosts[0].addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
+            _ => "",
+        }
+    }
+
+    fn of(&self, info: ConnectionInfo) -> Address {
+        Address {
+            hosts: vec![info],
+            primary_name: None,
+            is_cluster: self.is_cluster,
+        }
     }
 
     /// A client of the primary as it is at this moment.
@@ -207,13 +260,27 @@ mod tests {
     }
 
     #[test]
+    fn some_servers_of_a_cluster() {
+        for url in ["redis+cluster://:p@a:1,b", "rediss+cluster://:p@a:1,b/"] {
+            let address = Address::parse(url).unwrap();
+            assert!(address.is_cluster);
+            let names: Vec<String> = address.servers().map(|one| one.name()).collect();
+            assert_eq!(names, ["a:1", "b:6379"]);
+            let other = address.server("c", 2);
+            assert_eq!((other.host(), other.name().as_str()), ("c", "c:2"));
+            assert_eq!(other.hosts[0].redis_settings().password(), Some("p"));
+        }
+    }
+
+    #[test]
     fn an_address_error_never_repeats_the_password() {
         for url in [
             "http://ann:secret@host",
             "redis+sentinel://ann:secret@host",
             "redis+sentinel://ann:secret@host/",
             "redis+sentinel://ann:secret@,/main",
-            "redis+cluster://ann:secret@host",
+            "redis+cluster://ann:secret@host/name",
+            "redis+cluster://ann:secret@host//1",
             "redis://ann:secret@host/x",
             "secret",
         ] {

@@ -103,13 +103,77 @@ impl Link {
             .collect()
     }
 
-    /// The first half: counter, list and presence of every entry in one `MULTI`.
+    /// The first half: counter, list and presence of every entry in one `MULTI`, or in a cluster in
+    /// one a user.
     async fn multi(&self, batch: &[&Append]) -> Result<Vec<StoredResult>, MailboxError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        if self.is_cluster() {
+            return self.multi_by_user(batch).await;
+        }
         let mut pipeline = redis::pipe();
-        pipeline.atomic().ignore_errors().cmd("TIME");
+        pipeline.atomic().ignore_errors();
+        self.queue(&mut pipeline, batch.iter().copied());
+        let replies: Vec<RedisResult<Value>> = pipeline
+            .query_async(&mut self.raw())
+            .await
+            .map_err(|error| self.judge(error))?;
+        self.read_stored(replies, batch.len())
+    }
+
+    /// All `MULTI`s go in one pipeline, and each is carried out or refused as a whole. All entries of
+    /// a user are in one: where an earlier one is refused, no later one gets in before it.
+    async fn multi_by_user(&self, batch: &[&Append]) -> Result<Vec<StoredResult>, MailboxError> {
+        let mut by_user: HashMap<&UserId, Vec<usize>> = HashMap::new();
+        for (index, append) in batch.iter().enumerate() {
+            by_user.entry(&append.user).or_default().push(index);
+        }
+        let by_user: Vec<Vec<usize>> = by_user.into_values().collect();
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        for indexes in &by_user {
+            pipeline.cmd("MULTI");
+            self.queue(&mut pipeline, indexes.iter().map(|index| batch[*index]));
+            pipeline.cmd("EXEC");
+        }
+        let replies: Vec<RedisResult<Value>> = pipeline
+            .query_async(&mut self.raw())
+            .await
+            .map_err(|error| self.judge(error))?;
+        let mut replies = replies.into_iter();
+        let mut stored: Vec<StoredResult> =
+            (batch.iter().map(|_| Err(MailboxError::Skipped))).collect();
+        for indexes in by_user {
+            // The answer to `MULTI` itself, those of what was queued, and the one that counts.
+            let queued: Vec<_> = replies.by_ref().take(2 + 3 * indexes.len()).collect();
+            let refusal = queued.into_iter().find_map(Result::err);
+            let carried_out = match (refusal, replies.next()) {
+                (Some(refusal), _) | (None, Some(Err(refusal))) => Err(self.judge(refusal)),
+                (None, Some(Ok(Value::Array(replies)))) => {
+                    let replies = replies.into_iter().map(Value::extract_error);
+                    self.read_stored(replies.collect(), indexes.len())
+                }
+                (None, _) => Err(MailboxError::Unexpected("no answer to EXEC".to_owned())),
+            };
+            match carried_out {
+                Ok(results) => {
+                    for (index, result) in indexes.into_iter().zip(results) {
+                        stored[index] = result;
+                    }
+                }
+                Err(error) => {
+                    for index in indexes {
+                        stored[index] = Err(error.clone());
+                    }
+                }
+            }
+        }
+        Ok(stored)
+    }
+
+    fn queue<'a>(&self, pipeline: &mut redis::Pipeline, batch: impl Iterator<Item = &'a Append>) {
+        pipeline.cmd("TIME");
         for append in batch {
             let hash = self.keys().mailbox(append.user.as_str());
             let name = lane_name(append.lane);
@@ -122,12 +186,15 @@ impl Link {
                 .arg("life")
                 .arg(format!("expiry:{name}"));
         }
-        let replies: Vec<RedisResult<Value>> = pipeline
-            .query_async(&mut self.raw())
-            .await
-            .map_err(|error| self.judge(error))?;
-        if replies.len() != 1 + 3 * batch.len() {
-            let text = format!("{} replies to {} entries", replies.len(), batch.len());
+    }
+
+    fn read_stored(
+        &self,
+        replies: Vec<RedisResult<Value>>,
+        count: usize,
+    ) -> Result<Vec<StoredResult>, MailboxError> {
+        if replies.len() != 1 + 3 * count {
+            let text = format!("{} replies to {count} entries", replies.len());
             return Err(self.judge(MailboxError::Unreachable(text)));
         }
         let mut replies = replies.into_iter();
@@ -135,7 +202,7 @@ impl Link {
             Some(Ok(time)) => read_time(time)?,
             _ => return Err(MailboxError::Unexpected("no time".to_owned())),
         };
-        let mut stored = Vec::with_capacity(batch.len());
+        let mut stored = Vec::with_capacity(count);
         while let (Some(place), Some(length), Some(fields)) =
             (replies.next(), replies.next(), replies.next())
         {

@@ -144,7 +144,10 @@ impl Link {
             None => script.arg(&["", "0", "0", "0", "0", "0", "0", "0"]),
         };
         let loss = self.loss();
-        script.arg(loss.lost_ms).arg(loss.no_trim_before_ms);
+        script
+            .arg(loss.lost_ms)
+            .arg(loss.wiped_until_ms)
+            .arg(loss.back_until_ms);
         let reply = self.call(MailboxOperation::Register, user, &script).await?;
         self.read_registered(reply)
     }
@@ -239,7 +242,7 @@ impl Link {
             .arg(limits.ttl_ms)
             .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms)
-            .arg(self.loss().no_trim_before_ms);
+            .arg(self.loss().no_trim_before_ms());
         self.call(MailboxOperation::Ack, user, &script).await?;
         Ok(())
     }
@@ -289,7 +292,7 @@ impl Link {
             .arg(limits.ttl_ms)
             .arg(limits.hash_ttl_ms())
             .arg(limits.trim_hold_ms)
-            .arg(self.loss().no_trim_before_ms);
+            .arg(self.loss().no_trim_before_ms());
         let mut reply = self.call(MailboxOperation::Reassert, user, &script).await?;
         Ok([reply.number()?, reply.number()?])
     }

@@ -13,6 +13,10 @@ pub enum MailboxError {
     /// The server is up and refuses: out of memory, a failing disk, a replica, loading.
     #[error("Redis refuses: {0}")]
     Refusing(String),
+    /// The user's slot of the cluster is with another server, on its way there, or nowhere. Nothing
+    /// was done.
+    #[error("the cluster does not serve this slot here now: {0}")]
+    Moved(String),
     /// The server lost what it held, or that is not known yet: nobody uses it before it is whole.
     #[error("Redis is not whole: {0}")]
     Incomplete(String),
@@ -57,6 +61,7 @@ impl MailboxError {
         match self {
             MailboxError::Unreachable(_)
             | MailboxError::Refusing(_)
+            | MailboxError::Moved(_)
             | MailboxError::Incomplete(_)
             | MailboxError::EpochChanged { .. }
             | MailboxError::Damaged
@@ -80,7 +85,8 @@ impl MailboxError {
             // A caller may also have come with a position of an earlier time line.
             MailboxError::EpochChanged { current } => *current != epoch,
             MailboxError::Refusing(text) => text.starts_with(READONLY),
-            MailboxError::Incomplete(_)
+            MailboxError::Moved(_)
+            | MailboxError::Incomplete(_)
             | MailboxError::LifeChanged
             | MailboxError::Damaged
             | MailboxError::UnknownDevice
@@ -133,10 +139,15 @@ impl From<RedisError> for MailboxError {
 const READONLY: &str = "READONLY";
 
 fn refused(code: &str, detail: Option<&str>) -> MailboxError {
-    MailboxError::Refusing(match detail {
+    let text = match detail {
         Some(detail) => format!("{code} {detail}"),
         None => code.to_owned(),
-    })
+    };
+    match code {
+        // What is half here and half there can be used nowhere until it is whole.
+        "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" => MailboxError::Moved(text),
+        _ => MailboxError::Refusing(text),
+    }
 }
 
 /// The URL of the store cannot be used.

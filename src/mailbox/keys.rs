@@ -35,9 +35,13 @@ impl Keys {
         format!("{}catchup", self.prefix)
     }
 
-    /// The record of the store itself: whether it is whole, and what it lost.
-    pub fn store(&self) -> String {
-        format!("{}catchup_store", self.prefix)
+    /// The record of the store itself: whether it is whole, and what it lost. In a cluster each
+    /// primary has its own, in one of its slots, which the tag names; else the tag is empty.
+    pub fn store(&self, tag: &str) -> String {
+        match tag {
+            "" => format!("{}catchup_store", self.prefix),
+            tag => format!("{}catchup_store:{{{tag}}}", self.prefix),
+        }
     }
 
     /// The set of users connected to a node.

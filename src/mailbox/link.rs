@@ -40,6 +40,28 @@ pub struct ConnectionId {
     pub number: u64,
 }
 
+/// Which server of the store a link leads to.
+#[derive(Clone)]
+pub(super) struct Home {
+    /// Its address in a cluster; else empty.
+    pub name: Arc<str>,
+    /// In a cluster: set where slots may have moved.
+    pub has_changed: Option<Arc<AtomicBool>>,
+}
+
+impl Home {
+    pub fn is_cluster(&self) -> bool {
+        self.has_changed.is_some()
+    }
+
+    /// Slots may have moved.
+    pub fn note_change(&self) {
+        if let Some(has_changed) = &self.has_changed {
+            has_changed.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// A connection with its epoch; clones share it. It never reconnects by itself: what follows a
 /// broken connection may belong to another time line.
 #[derive(Clone)]
@@ -56,6 +78,7 @@ struct Inner {
     limits: Limits,
     metrics: Arc<Metrics>,
     condition: Arc<Condition>,
+    home: Home,
 }
 
 impl Link {
@@ -65,6 +88,7 @@ impl Link {
         config: &StoreConfig,
         metrics: Arc<Metrics>,
         condition: Arc<Condition>,
+        home: Home,
     ) -> Link {
         Link {
             inner: Arc::new(Inner {
@@ -76,6 +100,7 @@ impl Link {
                 limits: config.limits(),
                 metrics,
                 condition,
+                home,
             }),
         }
     }
@@ -83,6 +108,29 @@ impl Link {
     /// The time line that every result of this link belongs to.
     pub fn epoch(&self) -> Epoch {
         self.inner.epoch
+    }
+
+    /// The server's address in a cluster; else empty.
+    pub fn server(&self) -> &Arc<str> {
+        &self.inner.home.name
+    }
+
+    /// True where one call may concern one slot only.
+    pub fn is_cluster(&self) -> bool {
+        self.inner.home.is_cluster()
+    }
+
+    /// True once the server serves no slots of its cluster any more.
+    pub fn is_retired(&self) -> bool {
+        self.inner.condition.is_retired()
+    }
+
+    pub(super) fn made(&self) -> Instant {
+        self.inner.made
+    }
+
+    pub(super) fn condition(&self) -> &Condition {
+        &self.inner.condition
     }
 
     /// True in the first minute: appends must use [`Link::append_first`] or [`Link::append_once`].
@@ -116,7 +164,7 @@ impl Link {
 
     /// What the store is known to have lost.
     pub(super) fn loss(&self) -> Loss {
-        self.inner.condition.loss(self.inner.limits.ttl_ms)
+        self.inner.condition.loss(&self.inner.limits)
     }
 
     /// Gives the link up: what was done on it may be lost.
@@ -136,6 +184,10 @@ impl Link {
         if error.breaks_link(self.epoch()) {
             self.give_up(&error.to_string());
         }
+        if matches!(error, MailboxError::Moved(_)) {
+            self.inner.condition.set_moved(true);
+            self.inner.home.note_change();
+        }
         self.inner.condition.hear(&error, self.metrics());
         error
     }
@@ -151,7 +203,7 @@ impl Link {
     /// A user whose mailbox is damaged counts as not connected; the next append repairs it.
     pub async fn connections(
         &self,
-        users: &[UserId],
+        users: &[&UserId],
     ) -> Result<Vec<Vec<Connection>>, MailboxError> {
         if users.is_empty() {
             return Ok(Vec::new());

@@ -11,6 +11,7 @@
 
 mod address;
 mod append;
+mod cluster;
 mod condition;
 mod device;
 mod entry;
@@ -24,6 +25,10 @@ mod record;
 mod reply;
 mod restore;
 mod scripts;
+mod server;
+mod shard;
+mod slots;
+mod standing;
 mod store;
 
 pub use crate::protocol::EventKey;
@@ -37,7 +42,9 @@ pub use keys::Keys;
 pub use link::{Connection, ConnectionId, Link};
 pub use record::{Claim, Claimed, Progress, Rebuild, RebuildKind, Record};
 pub use reply::parse_connections;
-pub use store::{REPLY_SECONDS_MAX, Store, StoreConfig};
+pub use shard::Shard;
+pub use slots::SlotSet;
+pub use store::{REPLY_SECONDS_MAX, Route, Store, StoreConfig};
 
 /// Checks a `CATCHUP_REDIS_URL`.
 ///
@@ -46,6 +53,11 @@ pub use store::{REPLY_SECONDS_MAX, Store, StoreConfig};
 /// What to write instead; the URL is not repeated.
 pub fn check_url(url: &str) -> Result<(), ConfigError> {
     address::Address::parse(url).map(drop)
+}
+
+/// The slot of a cluster that a user's keys lie in: they all have the id as their hash tag.
+pub fn slot_of_user(user: &crate::event::UserId) -> u16 {
+    slots::slot_of(user.as_str())
 }
 
 /// Most devices of one user (contract §4).

@@ -30,16 +30,36 @@
 //! earlier event. As long as a message lives, whoever comes may have been known before: each device
 //! gets everything, and nothing is trimmed.
 //!
+//! In a cluster every primary has a record of its own, and is whole or not by itself. The record lies
+//! in one of the primary's slots, and says which slots the primary had and who may be primary in its
+//! place. Slots come with their keys from another primary; what that says of the record:
+//!
+//! - Redis keeps its writes in one order here too: slots that are in the record came before it was
+//!   written, with all that was in them.
+//! - Slots that are not in it can be trusted while the server goes on, where another whole primary
+//!   had them: a record also tells for a minute which slots have left. Once the server was restarted
+//!   or replaced it may have gone back to before they came, and whoever gave them has removed them:
+//!   then it counts as emptied.
+//! - A record goes with its slot, and is one of another primary there: it names who may have it.
+//!   The primary that lost it writes it anew from what a worker knows, as long as the connection
+//!   over which it was read stands.
+//! - A primary that had no slots before gets its record from a worker that saw it without any, and
+//!   knows it was not restarted since.
+//!
 //! In the hash `catchup_store`: `id`; `epoch`; `clock`, Redis's time, written every half second;
-//! `floor`; `wiped` and `lost`, when it was found empty, and when any events were found lost; the
-//! name of the last rebuild that ended in `rebuilt`; `rebuild:*` while one is under way.
+//! `floor`; `wiped`, `lost` and `back`, when it was found empty, when any events were found lost, and
+//! when it was found in another epoch; the name of the last rebuild that ended in `rebuilt`;
+//! `rebuild:*` while one is under way; in a cluster also `slots`, `left` and `members`, the ids of the
+//! primary and its replicas.
 
 use std::time::Duration;
 
-use redis::Value;
+use redis::{ScriptInvocation, Value};
 use uuid::Uuid;
 
+use super::condition::View;
 use super::reply::{Reply, text_of};
+use super::slots::SlotSet;
 use super::{Append, Link, MailboxError, scripts};
 use crate::protocol::Epoch;
 
@@ -57,9 +77,15 @@ pub struct Record {
     pub wiped_ms: u64,
     /// When events were last found lost, milliseconds since 1970; 0 for never.
     pub lost_ms: u64,
+    /// When it was last found in another epoch, milliseconds since 1970; 0 for never.
+    pub back_ms: u64,
     /// The last rebuild that ended.
     pub rebuilt: String,
     pub under_way: Option<Progress>,
+    /// What is read of it in a cluster: which slots the primary had.
+    pub slots: Option<SlotSet>,
+    /// In a cluster: which slots it had until lately, while it was whole.
+    pub left: SlotSet,
 }
 
 /// How far a rebuild has come.
@@ -87,6 +113,8 @@ pub struct Rebuild {
     pub progress: Progress,
     /// Since the last sign of life that the store remembers; `None` where it has none.
     pub silent: Option<Duration>,
+    /// In a cluster: for whose users. What comes to the server meanwhile begins it anew.
+    pub slots: Option<SlotSet>,
 }
 
 /// What a worker found that wants to make the store whole.
@@ -113,6 +141,8 @@ pub struct Claim<'a> {
     pub delivered: u64,
     /// The stream had no id until now.
     pub is_first_id: bool,
+    /// The record says too little of the slots that the server has.
+    pub is_doubtful: bool,
 }
 
 impl Progress {
@@ -144,39 +174,118 @@ impl RebuildKind {
 }
 
 impl Link {
-    /// Reads the record, and writes the store's clock, which shows whether it takes writes.
+    /// Reads the record, and writes the server's clock, which shows whether it takes writes.
     pub(super) async fn look(&self) -> Result<Record, MailboxError> {
         let now_ms = self.now_ms().await?;
-        let key = self.keys().store();
+        let keys = self.condition().record_keys(self.keys());
         let mut pipeline = redis::pipe();
-        pipeline.hset(&key, "clock", now_ms).ignore();
-        pipeline.cmd("HMGET").arg(&key).arg(&[
-            "id",
-            "epoch",
-            "wiped",
-            "lost",
-            "rebuilt",
-            "rebuild:kind",
-            "rebuild:next",
-            "rebuild:last",
-        ]);
-        let (values,): (Vec<Value>,) =
+        for key in &keys {
+            pipeline.hset(key, "clock", now_ms).ignore();
+            pipeline.cmd("HMGET").arg(key).arg(&[
+                "id",
+                "epoch",
+                "wiped",
+                "lost",
+                "back",
+                "rebuilt",
+                "rebuild:kind",
+                "rebuild:next",
+                "rebuild:last",
+                "slots",
+                "left",
+                "members",
+            ]);
+        }
+        let values: Vec<Vec<Value>> =
             (pipeline.query_async(&mut self.raw()).await).map_err(|error| self.refusal(error))?;
-        read_record(values)
+        let view = self.condition().view();
+        let mut records = Vec::with_capacity(keys.len());
+        for (key, values) in keys.into_iter().zip(values) {
+            records.push((key, read_record(values, view.as_deref())?));
+        }
+        let says_something =
+            |(_, record): &(String, Record)| record.id.is_some() || record.under_way.is_some();
+        let index = records.iter().position(says_something).unwrap_or(0);
+        if self.is_broken() || records.is_empty() {
+            // A newer link may have read another record.
+            return Err(MailboxError::Unreachable("given up".to_owned()));
+        }
+        let (key, record) = records.swap_remove(index);
+        self.condition().note(record.clone(), self, key);
+        Ok(record)
     }
 
-    /// Notes that all events up to `floor` were acknowledged. Only on a link of a whole store.
-    pub async fn note_floor(&self, floor: u64) -> Result<(), MailboxError> {
-        let mut command = redis::cmd("HSET");
-        command.arg(self.keys().store()).arg("floor").arg(floor);
-        let written: Result<Value, _> = command.query_async(&mut self.raw()).await;
-        written.map_err(|error| self.refusal(error))?;
-        Ok(())
+    /// Notes that all events up to `floor` were acknowledged, and in a cluster which slots the server
+    /// has. Only on a link of a whole store; where it was emptied meanwhile, nothing is written.
+    pub(super) async fn note(
+        &self,
+        id: Uuid,
+        floor: u64,
+        left: Option<SlotSet>,
+    ) -> Result<(), MailboxError> {
+        let mut script = scripts::NOTE.key(self.record_key());
+        script
+            .arg(self.epoch().to_string())
+            .arg(id.simple().to_string())
+            .arg("floor")
+            .arg(floor);
+        if let (Some(left), Some(view)) = (left, self.condition().view()) {
+            let (wiped_ms, lost_ms) = self.condition().losses();
+            script
+                .arg("slots")
+                .arg(view.slots.to_string())
+                .arg("left")
+                .arg(left.to_string())
+                .arg("members")
+                .arg(view.members.join(" "))
+                .arg("wiped")
+                .arg(wiped_ms)
+                .arg("lost")
+                .arg(lost_ms);
+        }
+        self.answer_of(script).await.map(drop)
+    }
+
+    /// Writes the record of a server that is whole where it belongs, in a cluster. Returns its key.
+    pub(super) async fn carry(
+        &self,
+        id: Uuid,
+        view: &View,
+        left: &SlotSet,
+    ) -> Result<String, MailboxError> {
+        let (wiped_ms, lost_ms) = self.condition().losses();
+        let key = view.record_key(self.keys()).unwrap_or_default();
+        let mut script = scripts::CARRY.key(&key);
+        script
+            .arg(self.epoch().to_string())
+            .arg(id.simple().to_string())
+            .arg(&view.node)
+            .arg(view.members.join(" "))
+            .arg(view.slots.to_string())
+            .arg(left.to_string())
+            .arg(wiped_ms)
+            .arg(lost_ms);
+        self.answer_of(script).await?;
+        Ok(key)
+    }
+
+    fn record_key(&self) -> String {
+        self.condition().record_key(self.keys())
+    }
+
+    /// The answer of a script on the record.
+    async fn answer_of(&self, script: ScriptInvocation<'_>) -> Result<Reply, MailboxError> {
+        let value: Value =
+            (script.invoke_async(&mut self.raw()).await).map_err(|error| self.refusal(error))?;
+        Reply::with_status(value).map_err(|error| self.judge(error))
     }
 
     /// Asks for the work of making the store whole.
     pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, MailboxError> {
-        let mut script = scripts::CLAIM.key(self.keys().store());
+        let view = self.condition().view();
+        let doubtful = self.condition().known().filter(|_| claim.is_doubtful);
+        let doubtful = doubtful.and_then(|known| known.record.slots);
+        let mut script = scripts::CLAIM.key(self.record_key());
         script
             .arg(self.epoch().to_string())
             .arg(claim.id.simple().to_string())
@@ -185,9 +294,14 @@ impl Link {
             .arg(Uuid::now_v7().simple().to_string())
             .arg(claim.delivered)
             .arg(u8::from(claim.is_first_id));
-        let value: Value =
-            (script.invoke_async(&mut self.raw()).await).map_err(|error| self.refusal(error))?;
-        let mut reply = Reply::with_status(value).map_err(|error| self.judge(error))?;
+        if let Some(view) = &view {
+            script
+                .arg(&view.node)
+                .arg(view.members.join(" "))
+                .arg(view.slots.to_string())
+                .arg(doubtful.map_or(String::new(), |slots| slots.to_string()));
+        }
+        let mut reply = self.answer_of(script).await?;
         let unexpected = || MailboxError::Unexpected("an answer to a claim".to_owned());
         match reply.text()?.as_str() {
             "whole" => Ok(Claimed::Whole),
@@ -212,6 +326,7 @@ impl Link {
                     name,
                     progress,
                     silent: u64::try_from(silent).ok().map(Duration::from_millis),
+                    slots: view.map(|view| view.slots.clone()),
                 }))
             }
             _ => Err(unexpected()),
@@ -227,7 +342,7 @@ impl Link {
         next: u64,
         done: Option<Uuid>,
     ) -> Result<bool, MailboxError> {
-        let mut script = scripts::ADVANCE.key(self.keys().store());
+        let mut script = scripts::ADVANCE.key(self.record_key());
         script
             .arg(self.epoch().to_string())
             .arg(worker)
@@ -235,9 +350,7 @@ impl Link {
             .arg(REBUILD_LEASE.as_millis() as u64)
             .arg(next)
             .arg(done.map_or(String::new(), |id| id.simple().to_string()));
-        let value: Value =
-            (script.invoke_async(&mut self.raw()).await).map_err(|error| self.refusal(error))?;
-        let mut reply = Reply::with_status(value).map_err(|error| self.judge(error))?;
+        let mut reply = self.answer_of(script).await?;
         Ok(reply.text()? == "noted")
     }
 
@@ -293,18 +406,31 @@ impl Link {
     }
 }
 
-fn read_record(values: Vec<Value>) -> Result<Record, MailboxError> {
+/// In a cluster, a record that another server left in a slot counts as none.
+fn read_record(values: Vec<Value>, view: Option<&View>) -> Result<Record, MailboxError> {
     let mut reply = Reply::new(values);
     let id = Uuid::parse_str(&reply.text()?).ok();
     let epoch = Epoch::from_hex(&reply.text()?).ok();
     let mut time = || Ok::<u64, MailboxError>(text_of(reply.value()?)?.parse().unwrap_or(0));
-    let (wiped_ms, lost_ms) = (time()?, time()?);
-    Ok(Record {
+    let (wiped_ms, lost_ms, back_ms) = (time()?, time()?, time()?);
+    let mut record = Record {
         id,
         epoch,
         wiped_ms,
         lost_ms,
+        back_ms,
         rebuilt: reply.text()?,
         under_way: Progress::read(&mut reply)?,
-    })
+        slots: None,
+        left: SlotSet::default(),
+    };
+    if let Some(view) = view {
+        record.slots = SlotSet::parse(&reply.text()?);
+        record.left = SlotSet::parse(&reply.text()?).unwrap_or_default();
+        let members = reply.text()?;
+        if members.split(' ').all(|member| member != view.node) {
+            return Ok(Record::default());
+        }
+    }
+    Ok(record)
 }

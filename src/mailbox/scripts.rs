@@ -18,8 +18,10 @@ macro_rules! script {
 script!(ACK, "ack.lua");
 script!(ADVANCE, "advance.lua");
 script!(APPEND_ONCE, "append_once.lua");
+script!(CARRY, "carry.lua");
 script!(CLAIM, "claim.lua");
 script!(LOSE_EVERYONE, "lose_everyone.lua");
+script!(NOTE, "note.lua");
 script!(PAGE, "reading.lua", "page.lua");
 script!(REASSERT, "reassert.lua");
 script!(REGISTER, "reading.lua", "register.lua");

@@ -1,35 +1,35 @@
-//! The Redis server: one current connection, made anew when it broke.
+//! The store: one server, or the primaries of a cluster, each of which holds the users of its slots.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use redis::AsyncConnectionConfig;
-use redis::aio::MultiplexedConnection;
-use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::address::{Address, CONNECT_SECONDS_MAX, refused};
-use super::condition::{Condition, Demand};
-use super::info::{info_epoch, info_field};
-use super::record::Record;
-use super::{ConfigError, Keys, Link, MailboxError, NUMBER_MAX, TRIM_HOLD_SECONDS};
-use crate::protocol::Epoch;
+use super::address::Address;
+use super::cluster::{self, Server};
+use super::condition::{Condition, Demand, View};
+use super::link::Home;
+use super::slots::{SLOTS, slot_of};
+use super::{
+    ConfigError, Keys, Link, MailboxError, NUMBER_MAX, Shard, TRIM_HOLD_SECONDS, slot_of_user,
+};
+use crate::event::UserId;
 use crate::telemetry::Metrics;
 use crate::tls::TlsFiles;
 
 /// Longest wait for one reply. A reply that comes later is lost: its outcome is unknown.
 pub const REPLY_SECONDS_MAX: u64 = 2;
-/// Commands written to the socket at once.
-const PIPELINE_COMMANDS: usize = 1024;
-/// Waits between attempts to connect: doubled from the first to the last.
-const BACKOFF_MILLISECONDS_MIN: u64 = 50;
-const BACKOFF_MILLISECONDS_MAX: u64 = 2_000;
-/// How long a caller waits for a store that is there, and not as demanded, before it is told so.
-const UNUSABLE_PAUSE: Duration = Duration::from_millis(200);
 /// The hash with the cursors is kept at least this long.
 const HASH_SECONDS_MIN: u64 = 7 * 24 * 3600;
 /// Longer times to live count as this one: a hundred years.
 const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
+/// Least time between two readings of who serves which slots.
+const READING_PAUSE: Duration = Duration::from_millis(100);
+/// It is read again after so long without any sign of a change.
+const READING_PERIOD: Duration = Duration::from_secs(2);
 
 /// How to reach the store, and what it holds.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl Limits {
     }
 }
 
-/// One Redis or Valkey server; clones share the connection.
+/// The way to all mailboxes; clones share it.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -105,311 +105,306 @@ struct Inner {
     address: Address,
     config: StoreConfig,
     metrics: Arc<Metrics>,
-    current: RwLock<Option<Link>>,
-    condition: Arc<Condition>,
-    /// When the last look of [`Store::connect_and_look`] began.
-    looked: Mutex<Option<Instant>>,
-    attempts: Mutex<Attempts>,
+    keys: Keys,
+    /// Of servers that are found later, too.
+    demand: RwLock<Demand>,
+    topology: RwLock<Arc<Topology>>,
+    /// Slots may have moved since they were read.
+    has_changed: Arc<AtomicBool>,
+    reading: Mutex<Option<Instant>>,
 }
 
-struct Attempts {
-    next: Instant,
-    wait: Duration,
-    /// When the last attempt failed, and why.
-    failed: Option<(Instant, MailboxError)>,
+/// Who serves which slots.
+pub(super) struct Topology {
+    pub shards: Vec<Shard>,
+    /// By slot, the index of its shard; empty where there is only one server.
+    owners: Vec<Option<u16>>,
+    /// When it was read.
+    pub read: Option<Instant>,
+}
+
+impl Topology {
+    fn shard(&self, slot: u16) -> Option<&Shard> {
+        match self.owners.get(usize::from(slot)) {
+            None if self.owners.is_empty() => self.shards.first(),
+            owner => self.shards.get(usize::from((*owner?)?)),
+        }
+    }
+}
+
+/// One user or key of the store, on whichever server it is.
+pub struct Route<'a> {
+    store: &'a Store,
+    slot: u16,
 }
 
 impl Store {
     /// Reads the address; does not connect.
     pub fn open(config: StoreConfig, metrics: Arc<Metrics>) -> Result<Store, ConfigError> {
+        let address = Address::parse(&config.url)?;
+        let has_changed = Arc::new(AtomicBool::new(address.is_cluster));
+        let mut topology = Topology {
+            shards: Vec::new(),
+            owners: Vec::new(),
+            read: None,
+        };
+        if !address.is_cluster {
+            let home = Home {
+                name: Arc::from(""),
+                has_changed: None,
+            };
+            topology.shards.push(Shard::new(
+                address.clone(),
+                home,
+                config.clone(),
+                Arc::clone(&metrics),
+                Condition::default(),
+            ));
+        } else {
+            topology.owners = vec![None; usize::from(SLOTS)];
+        }
         Ok(Store {
             inner: Arc::new(Inner {
-                address: Address::parse(&config.url)?,
+                address,
+                keys: Keys::new(&config.namespace),
                 config,
                 metrics,
-                current: RwLock::new(None),
-                condition: Arc::default(),
-                looked: Mutex::new(None),
-                attempts: Mutex::new(Attempts {
-                    next: Instant::now(),
-                    wait: Duration::from_millis(BACKOFF_MILLISECONDS_MIN),
-                    failed: None,
-                }),
+                demand: RwLock::new(Demand::Any),
+                topology: RwLock::new(Arc::new(topology)),
+                has_changed,
+                reading: Mutex::new(None),
             }),
         })
     }
 
-    /// Says what the store must be from now on, so that [`Store::connect`] gives a link to it.
+    /// Says what the store must be from now on, so that its links are those of such a store.
     pub fn demand(&self, demand: Demand) {
-        self.inner.condition.set_demand(demand);
+        *self
+            .inner
+            .demand
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = demand;
+        for shard in self.shards() {
+            shard.demand(demand);
+        }
     }
 
-    /// The store's record, as it was last read.
-    pub fn records(&self) -> watch::Receiver<Record> {
-        self.inner.condition.records()
+    /// The id of the stream that the store must have been filled from, where it is known.
+    pub fn demanded_id(&self) -> Option<Uuid> {
+        match *self
+            .inner
+            .demand
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
+            Demand::Whole(id) => id,
+            Demand::Any | Demand::Filled => None,
+        }
     }
 
-    /// Whether a link could be had at this moment.
+    /// The servers that are known to hold a part of the store now.
+    pub fn shards(&self) -> Vec<Shard> {
+        self.topology().shards.clone()
+    }
+
+    /// [`Store::shards`], read anew where that may have changed.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// Where no server of the cluster answers.
+    pub async fn find_shards(&self) -> Result<Vec<Shard>, MailboxError> {
+        let is_old = |read: Option<Instant>| read.is_none_or(|at| at.elapsed() > READING_PERIOD);
+        if self.inner.has_changed.load(Ordering::Acquire) || is_old(self.topology().read) {
+            self.read_topology().await?;
+        }
+        Ok(self.shards())
+    }
+
+    /// Where a user's mailbox is.
+    pub fn user(&self, user: &UserId) -> Route<'_> {
+        Route {
+            store: self,
+            slot: slot_of_user(user),
+        }
+    }
+
+    /// Where a key is that is no mailbox's.
+    pub fn key(&self, name: impl FnOnce(&Keys) -> String) -> Route<'_> {
+        Route {
+            store: self,
+            slot: slot_of(&name(&self.inner.keys)),
+        }
+    }
+
+    /// The names of the keys.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    /// Whether any link could be had at this moment, to every server.
+    ///
+    /// # Errors
+    ///
+    /// Why not, for the first that is away.
     pub fn check(&self) -> Result<(), MailboxError> {
-        match self.unbroken() {
-            Some(link) => self.inner.condition.permits(&link),
-            None => Err(MailboxError::Unreachable("no connection".to_owned())),
+        let shards = self.shards();
+        if shards.is_empty() {
+            return Err(MailboxError::Unreachable("no connection".to_owned()));
+        }
+        shards.iter().try_for_each(Shard::check)
+    }
+
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        let topology = self.inner.topology.read();
+        Arc::clone(&topology.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads who serves which slots; callers at the same time share one reading.
+    async fn read_topology(&self) -> Result<(), MailboxError> {
+        if !self.inner.address.is_cluster {
+            return Ok(());
+        }
+        let called = Instant::now();
+        let mut reading = self.inner.reading.lock().await;
+        if reading.is_some_and(|begun| begun >= called) {
+            return Ok(());
+        }
+        if let Some(begun) = *reading {
+            tokio::time::sleep_until(begun + READING_PAUSE).await;
+        }
+        let begun = Instant::now();
+        *reading = Some(begun);
+        // A change from here on is seen by the next reading.
+        self.inner.has_changed.store(false, Ordering::Release);
+        let before = self.topology();
+        for shard in &before.shards {
+            shard.condition().set_moved(false);
+        }
+        let read = cluster::read(&self.inner.address, &before.shards, &self.inner.config).await;
+        if read.is_err() {
+            self.inner.has_changed.store(true, Ordering::Release);
+            for shard in &before.shards {
+                shard.condition().set_moved(true);
+            }
+        }
+        let after = self.follow(&before, read?, begun);
+        let mut topology = (self.inner.topology.write()).unwrap_or_else(PoisonError::into_inner);
+        *topology = Arc::new(after);
+        Ok(())
+    }
+
+    /// The servers as they were read; those that were known stay the same.
+    fn follow(&self, before: &Topology, servers: Vec<Server>, read: Instant) -> Topology {
+        let mut owners = vec![None; usize::from(SLOTS)];
+        let mut shards = Vec::with_capacity(servers.len());
+        for (index, server) in (0_u16..).zip(servers) {
+            let known = before.shards.iter();
+            let known = known.clone().find(|shard| **shard.name() == *server.name);
+            let shard = match known {
+                Some(shard) => shard.clone(),
+                None => self.new_shard(&server, before.read),
+            };
+            for slot in server.slots.iter() {
+                owners[usize::from(slot)] = Some(index);
+                let from = before
+                    .shard(slot)
+                    .filter(|from| from.name() != shard.name());
+                if let Some((wiped_ms, lost_ms)) = from.map(|from| from.condition().losses()) {
+                    shard.condition().inherit(wiped_ms, lost_ms);
+                }
+            }
+            let view = View::new(server.slots, server.node, server.members);
+            shard.condition().set_view(view);
+            shards.push(shard);
+        }
+        for shard in &before.shards {
+            if shards
+                .iter()
+                .all(|other: &Shard| other.name() != shard.name())
+            {
+                tracing::info!(
+                    server = &**shard.name(),
+                    "a server of the cluster serves no slots now"
+                );
+                shard.retire();
+            }
+        }
+        Topology {
+            shards,
+            owners,
+            read: Some(read),
         }
     }
 
-    /// The current connection, if it is not known to be broken and the store is as demanded.
+    fn new_shard(&self, server: &Server, absent: Option<Instant>) -> Shard {
+        tracing::info!(server = server.name, "a server of the cluster serves slots");
+        let inner = &self.inner;
+        let home = Home {
+            name: Arc::from(&*server.name),
+            has_changed: Some(Arc::clone(&inner.has_changed)),
+        };
+        let condition = Condition::absent_at(absent.map(Instant::into_std));
+        condition.set_demand(*inner.demand.read().unwrap_or_else(PoisonError::into_inner));
+        let metrics = Arc::clone(&inner.metrics);
+        Shard::new(
+            server.address.clone(),
+            home,
+            inner.config.clone(),
+            metrics,
+            condition,
+        )
+    }
+}
+
+impl Route<'_> {
+    /// The slot that the keys lie in.
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// The server, as far as is known without asking.
+    pub fn known_shard(&self) -> Option<Shard> {
+        self.store.topology().shard(self.slot).cloned()
+    }
+
+    /// The server.
+    ///
+    /// # Errors
+    ///
+    /// Where no server serves the slot, or none can be asked.
+    pub async fn shard(&self) -> Result<Shard, MailboxError> {
+        // That another server is away concerns nobody here.
+        let may_be_here = |shard: &Shard| !shard.condition().has_moved();
+        if let Some(shard) = self.known_shard().filter(may_be_here) {
+            return Ok(shard);
+        }
+        self.store.read_topology().await?;
+        self.known_shard().ok_or_else(|| {
+            self.store.inner.has_changed.store(true, Ordering::Release);
+            MailboxError::Moved(format!("no server has slot {}", self.slot))
+        })
+    }
+
+    /// See [`Shard::link`].
     pub fn link(&self) -> Option<Link> {
-        let link = self.unbroken()?;
-        self.inner.condition.permits(&link).is_ok().then_some(link)
+        self.known_shard()?.link()
     }
 
-    fn unbroken(&self) -> Option<Link> {
-        let current = self.inner.current.read();
-        let current = current.unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|link| !link.is_broken()).cloned()
-    }
-
-    /// The current connection, or one new attempt. Attempts of all callers together are spaced by
-    /// a growing wait, so a caller may simply ask again after an error.
+    /// See [`Shard::connect`].
     ///
     /// # Errors
     ///
-    /// Also where the store is there, but not as [`Store::demand`] asks.
+    /// Those of [`Shard::connect`] and [`Route::shard`].
     pub async fn connect(&self) -> Result<Link, MailboxError> {
-        let link = self.connect_to_any().await?;
-        if self.inner.condition.permits(&link).is_err() {
-            // A caller asks again at once.
-            let mut records = self.records();
-            records.mark_unchanged();
-            let _ = timeout(UNUSABLE_PAUSE, records.changed()).await;
-        }
-        self.inner.condition.permits(&link)?;
-        Ok(link)
+        self.shard().await?.connect().await
     }
 
-    /// Reads the store's record, and writes its clock. Where the store turns out to be emptied, its
-    /// link is given up, and with it all that was done on it and is not acknowledged.
+    /// See [`Shard::connect_and_look`].
     ///
     /// # Errors
     ///
-    /// Where the store cannot be reached, or takes no writes.
-    pub async fn look(&self) -> Result<Record, MailboxError> {
-        let link = self.connect_to_any().await?;
-        let was_usable = self.inner.condition.permits(&link).is_ok();
-        let record = link.look().await?;
-        if link.is_broken() {
-            // A newer link may have read another record.
-            return Err(MailboxError::Unreachable("given up".to_owned()));
-        }
-        self.inner.condition.note(record.clone());
-        if was_usable
-            && matches!(
-                self.inner.condition.permits(&link),
-                Err(MailboxError::Incomplete(_))
-            )
-        {
-            tracing::error!("Redis lost what it held while it was connected: was it emptied?");
-            link.give_up("the store was emptied");
-        }
-        Ok(record)
-    }
-
-    /// [`Store::connect`] to a store whose record was read since the call. A mailbox that is not
-    /// there any more may have gone with all others: then there is no link until it is back. Callers
-    /// at the same time share one look.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Store::connect`].
+    /// Those of [`Shard::connect`] and [`Route::shard`].
     pub async fn connect_and_look(&self) -> Result<Link, MailboxError> {
-        let called = Instant::now();
-        let mut looked = self.inner.looked.lock().await;
-        if looked.is_none_or(|looked| looked <= called) {
-            let begins = Instant::now();
-            self.look().await?;
-            *looked = Some(begins);
-        }
-        drop(looked);
-        self.connect().await
-    }
-
-    /// [`Store::connect`] for whoever makes a store whole, which need not be as demanded.
-    ///
-    /// # Errors
-    ///
-    /// Where the store cannot be reached.
-    pub async fn connect_to_any(&self) -> Result<Link, MailboxError> {
-        if let Some(link) = self.unbroken() {
-            return Ok(link);
-        }
-        let called = Instant::now();
-        let mut attempts = self.inner.attempts.lock().await;
-        if let Some(link) = self.unbroken() {
-            return Ok(link);
-        }
-        // All who waited for one attempt share its end: a queue of them would take minutes.
-        if let Some((failed, error)) = &attempts.failed
-            && *failed > called
-        {
-            return Err(error.clone());
-        }
-        tokio::time::sleep_until(attempts.next).await;
-        match self.attempt().await {
-            Ok(link) => {
-                attempts.wait = Duration::from_millis(BACKOFF_MILLISECONDS_MIN);
-                attempts.next = Instant::now() + attempts.wait;
-                let mut current =
-                    (self.inner.current.write()).unwrap_or_else(PoisonError::into_inner);
-                *current = Some(link.clone());
-                Ok(link)
-            }
-            Err(error) => {
-                self.inner.condition.hear(&error, &self.inner.metrics);
-                attempts.wait =
-                    (attempts.wait * 2).min(Duration::from_millis(BACKOFF_MILLISECONDS_MAX));
-                attempts.next = Instant::now() + attempts.wait;
-                attempts.failed = Some((Instant::now(), error.clone()));
-                Err(error)
-            }
-        }
-    }
-
-    /// A connection of its own that no other caller shares, for commands that block. Not spaced:
-    /// the caller waits between attempts.
-    pub async fn connect_apart(&self) -> Result<Link, MailboxError> {
-        self.attempt().await
-    }
-
-    async fn attempt(&self) -> Result<Link, MailboxError> {
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(Some(self.inner.config.reply_max))
-            .set_connection_timeout(Some(Duration::from_secs(CONNECT_SECONDS_MAX)))
-            .set_pipeline_buffer_size(PIPELINE_COMMANDS);
-        let Inner {
-            address,
-            config: own,
-            ..
-        } = &*self.inner;
-        let client = address.primary(&own.tls).await?;
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(refused)?;
-        let name = Keys::new(&self.inner.config.namespace).client_name();
-        let mut command = redis::cmd("CLIENT");
-        command.arg("SETNAME").arg(name);
-        let named: Result<(), _> = command.query_async(&mut connection).await;
-        if let Err(error) = named {
-            tracing::debug!("the connection stays without a name: {error}");
-        }
-        let epoch = inspect(&mut connection).await?;
-        let metrics = Arc::clone(&self.inner.metrics);
-        let condition = Arc::clone(&self.inner.condition);
-        let link = Link::new(connection, epoch, own, metrics, condition);
-        // Before anybody has the link: what is known of the store is of its present self.
-        self.inner.condition.note(link.look().await?);
-        Ok(link)
-    }
-}
-
-/// Reads the epoch and makes sure that the server can keep the promise.
-async fn inspect(connection: &mut MultiplexedConnection) -> Result<Epoch, MailboxError> {
-    let replication: String = redis::cmd("INFO")
-        .arg("replication")
-        .query_async(connection)
-        .await
-        .map_err(refused)?;
-    if info_field(&replication, "role") != Some("master") {
-        return Err(MailboxError::Refusing(
-            "READONLY: the address leads to a replica; give the primary's".to_owned(),
-        ));
-    }
-    let epoch = info_epoch(&replication)
-        .ok_or_else(|| MailboxError::Unsuitable("the server gives no master_replid".to_owned()))?;
-
-    let server: String = redis::cmd("INFO")
-        .arg("server")
-        .query_async(connection)
-        .await
-        .map_err(refused)?;
-    check_version(&server)?;
-
-    check_setting(connection, "maxmemory-policy", "noeviction").await?;
-    if let Err(error) = check_setting(connection, "appendonly", "yes").await {
-        tracing::warn!("{error}: what waits is lost when Redis ends");
-    }
-    Ok(epoch)
-}
-
-/// Compares one setting of the server. A managed service may forbid CONFIG; then the operator has
-/// to know it.
-async fn check_setting(
-    connection: &mut MultiplexedConnection,
-    name: &str,
-    wanted: &str,
-) -> Result<(), MailboxError> {
-    let mut command = redis::cmd("CONFIG");
-    command.arg("GET").arg(name);
-    let reply: Result<Vec<String>, _> = command.query_async(connection).await;
-    match reply.as_deref() {
-        Ok([_, value]) if value != wanted => Err(MailboxError::Unsuitable(format!(
-            "Redis has {name} {value} and may lose messages: set it to {wanted}"
-        ))),
-        Ok(_) => Ok(()),
-        Err(_) => {
-            tracing::warn!("Redis does not show its {name}: it must be {wanted}");
-            Ok(())
-        }
-    }
-}
-
-/// Redis 7.0 or newer, Valkey 8 or newer (contract §6).
-fn check_version(server: &str) -> Result<(), MailboxError> {
-    let (name, version, major_min) = match info_field(server, "valkey_version") {
-        Some(version) => ("Valkey", version, 8),
-        None => (
-            "Redis",
-            info_field(server, "redis_version").unwrap_or("0"),
-            7,
-        ),
-    };
-    let major: u32 = version
-        .split('.')
-        .next()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0);
-    if major < major_min {
-        return Err(MailboxError::Unsuitable(format!(
-            "{name} {version} is too old: use Redis 7.0 or newer, or Valkey 8 or newer"
-        )));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn old_servers_are_refused() {
-        for (info, fits) in [
-            ("redis_version:7.0.15\r\n", true),
-            ("redis_version:6.2.14\r\n", false),
-            (
-                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n",
-                true,
-            ),
-            (
-                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:7.2.5\r\n",
-                false,
-            ),
-            ("", false),
-        ] {
-            assert_eq!(check_version(info).is_ok(), fits, "{info}");
-        }
+        self.shard().await?.connect_and_look().await
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncTypedCommands as _;
 
-use crate::mailbox::{Link, MailboxError};
+use crate::mailbox::{MailboxError, Store};
 
 /// A lease that was seen counts this long. Only good news is kept: a process that was just
 /// started must not be taken for dead because of what its predecessor left.
@@ -25,13 +25,16 @@ impl Directory {
     /// dead or ends itself; its connections may be removed.
     pub async fn is_alive(
         &self,
-        link: &Link,
+        store: &Store,
         node: &str,
         incarnation: &str,
     ) -> Result<bool, MailboxError> {
         if self.was_seen(node, incarnation) {
             return Ok(true);
         }
+        let route = store.key(|keys| keys.node(node));
+        let away = || MailboxError::Unreachable("no connection".to_owned());
+        let link = route.link().ok_or_else(away)?;
         let holder =
             (link.raw().get(link.keys().node(node)).await).map_err(|error| link.judge(error))?;
         let is_alive = holder.as_deref() == Some(incarnation);

@@ -1,5 +1,7 @@
 //! Events judged, and what is made of each of them once; then a whole batch on its way.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::Subject;
@@ -7,16 +9,16 @@ use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
-use super::append::{Overtaken, append_all};
+use super::append::{Batch, Overtaken, append_all};
 use super::copy::{Copy, copy_all};
 use super::dead_letter::DeadLetter;
-use super::hold::{Item, Stamp};
+use super::hold::{Epochs, Item, Stamps};
 use super::outbox::Outbox;
 use super::{Shared, WorkerError};
-use crate::bus::{Announcement, Broadcast, Delivery, GatewayMessage, Payload, Spot};
+use crate::bus::{Announcement, Broadcast, Delivery, GatewayMessage, Payload};
 use crate::event::{Address, Audience, Event, Priority, Refusal, UserId, is_message_id};
-use crate::mailbox::{Append, Appended, Connection, Entry, EventKey, Link};
-use crate::protocol::{Epoch, Lane, Message};
+use crate::mailbox::{Append, Connection, Entry, EventKey, Link, MailboxError, Shard};
+use crate::protocol::{Lane, Message};
 use crate::telemetry::EventOutcome;
 
 /// An ephemeral event that is older than this is dropped (contract §3).
@@ -46,9 +48,9 @@ pub(super) struct Routed {
 
 /// How a batch ended.
 pub(super) enum Processed {
-    /// All of it is where it belongs. What is in mailboxes was appended as the stamp says.
-    Done(Option<Stamp>),
-    /// Nothing was appended: see [`Overtaken`].
+    /// All of it is where it belongs. What is in mailboxes was appended as its stamps say.
+    Done(Vec<Stamps>),
+    /// Not all was appended: see [`Overtaken`].
     Overtaken,
 }
 
@@ -67,11 +69,6 @@ enum Keeping {
 impl Routed {
     pub fn target_count(&self) -> usize {
         self.targets.len()
-    }
-
-    /// True where a lost store would lose it, so that its acknowledgement is held.
-    pub fn is_in_mailboxes(&self) -> bool {
-        matches!(self.keeping, Keeping::Stored { .. }) && !self.targets.is_empty()
     }
 }
 
@@ -200,7 +197,7 @@ fn message_id(id: Option<String>, delivery: &Delivery) -> String {
         .unwrap_or_else(|| format!("{}-{}", delivery.time_ms, delivery.sequence))
 }
 
-/// Brings a batch into the mailboxes and on to the gateways. `expected` is the time line of what was
+/// Brings a batch into the mailboxes and on to the gateways. `expected` is the time lines of what was
 /// appended before and is not yet there to stay.
 ///
 /// # Errors
@@ -209,55 +206,23 @@ fn message_id(id: Option<String>, delivery: &Delivery) -> String {
 pub(super) async fn process(
     shared: &Shared,
     batch: &[Routed],
-    expected: Option<Epoch>,
+    expected: &Epochs,
 ) -> Result<Processed, WorkerError> {
-    let appends = appends_of(batch);
     let copies = batch.iter().filter_map(|event| match &event.keeping {
         Keeping::Everyone(copy) => Some(copy),
         _ => None,
     });
     copy_all(shared, &copies.collect::<Vec<_>>()).await;
-    let is_repeat = batch.iter().any(|event| event.is_repeat);
-    let mut outbox = Outbox::new(shared.bus.client.max_payload());
-    // One outbox has one link and epoch; nobody looks at the epoch of an ephemeral message.
-    let mut link = None;
-    let mut stamp = None;
-    let mut appended = Vec::new();
-    if !appends.is_empty() {
-        match append_all(shared, &appends, is_repeat, expected).await? {
-            Ok(stored) => {
-                link = Some(stored.stamp.link.clone());
-                stamp = Some(stored.stamp);
-                appended = stored.appended;
-            }
-            Err(Overtaken) => return Ok(Processed::Overtaken),
-        }
-    }
-    let mut appended = appended.iter();
+    let stamps = match append_all(shared, &stored_of(batch), expected).await? {
+        Ok(stamps) => stamps,
+        Err(Overtaken) => return Ok(Processed::Overtaken),
+    };
     for event in batch {
         match &event.keeping {
-            Keeping::Stored { lane, .. } => {
-                for (user, appended) in event.targets.iter().zip(appended.by_ref()) {
-                    outbox.add(&event.payload, user, &appended.connections, {
-                        Some(spot(*lane, appended))
-                    });
-                }
-            }
-            Keeping::Ephemeral => {
-                if let Some((read_on, users)) = presence(shared, event).await? {
-                    link.get_or_insert(read_on);
-                    for (user, connections) in event.targets.iter().zip(&users) {
-                        outbox.add(&event.payload, user, connections, None);
-                    }
-                }
-            }
-            Keeping::Everyone(_) => {}
+            Keeping::Stored { .. } | Keeping::Everyone(_) => {}
+            Keeping::Ephemeral => whisper(shared, event).await?,
             Keeping::Announced(announcement) => announce(shared, announcement).await,
         }
-        outbox.end_of_event();
-    }
-    if let Some(link) = link {
-        shared.links.send(outbox, &link).await;
     }
     for event in batch.iter().filter(|event| event.is_first) {
         let outcome = match &event.keeping {
@@ -266,30 +231,29 @@ pub(super) async fn process(
         };
         shared.metrics.event(&event.event_type, outcome);
     }
-    Ok(Processed::Done(stamp))
+    Ok(Processed::Done(stamps))
 }
 
-/// What a batch puts into mailboxes, event by event.
-fn appends_of(batch: &[Routed]) -> Vec<Append> {
-    let mut appends = Vec::new();
-    for event in batch {
+/// What goes into mailboxes.
+fn stored_of(batch: &[Routed]) -> Batch {
+    let mut stored = Batch {
+        is_repeat: batch.iter().any(|event| event.is_repeat),
+        ..Batch::default()
+    };
+    for (index, event) in batch.iter().enumerate() {
+        stored.payloads.push(event.payload.clone());
         if let Keeping::Stored { lane, entry } = &event.keeping {
-            appends.extend(event.targets.iter().map(|user| Append {
-                user: user.clone(),
-                lane: *lane,
-                entry: entry.clone(),
-            }));
+            for user in &event.targets {
+                stored.events.push(index);
+                stored.appends.push(Append {
+                    user: user.clone(),
+                    lane: *lane,
+                    entry: entry.clone(),
+                });
+            }
         }
     }
-    appends
-}
-
-fn spot(lane: Lane, appended: &Appended) -> Spot {
-    Spot {
-        lane,
-        place: appended.place,
-        life: appended.life,
-    }
+    stored
 }
 
 /// Tells all gateways an ephemeral message. Losing it is allowed, and a late one is dropped.
@@ -304,19 +268,49 @@ async fn announce(shared: &Shared, announcement: &Announcement) {
     }
 }
 
-/// Where the targets of an ephemeral event are connected; `None` once it is too old.
+/// Sends an ephemeral message to where its targets are connected, unless it is too old.
+async fn whisper(shared: &Shared, event: &Routed) -> Result<(), WorkerError> {
+    let mut by_server: HashMap<Arc<str>, (Shard, Vec<&UserId>)> = HashMap::new();
+    for user in &event.targets {
+        let Ok(shard) = shared.store.user(user).shard().await else {
+            continue;
+        };
+        let name = Arc::clone(shard.name());
+        let (_, users) = by_server.entry(name).or_insert_with(|| (shard, Vec::new()));
+        users.push(user);
+    }
+    for (shard, users) in by_server.into_values() {
+        let Some((link, connections)) = presence(shared, event, &shard, &users).await? else {
+            continue;
+        };
+        let mut outbox = Outbox::new(shared.bus.client.max_payload());
+        for (user, connections) in users.into_iter().zip(&connections) {
+            outbox.add(&event.payload, user, connections, None);
+        }
+        shared.links.send(outbox, &link).await;
+    }
+    Ok(())
+}
+
+/// Where the targets of an ephemeral event are connected; `None` once it is too old, and where they
+/// went to another server.
 async fn presence(
     shared: &Shared,
     event: &Routed,
+    shard: &Shard,
+    targets: &[&UserId],
 ) -> Result<Option<(Link, Vec<Vec<Connection>>)>, WorkerError> {
     let mut wait = RETRY_MIN;
     while age(event.payload.time_ms) <= EPHEMERAL_AGE_MAX {
-        let link = shared.gate.link().await?;
-        let mut users = Vec::with_capacity(event.targets.len());
+        let Some(link) = shared.gate.link(shard).await? else {
+            return Ok(None);
+        };
+        let mut users = Vec::with_capacity(targets.len());
         let mut result = Ok(());
-        for some in event.targets.chunks(PRESENCE_USERS_MAX) {
+        for some in targets.chunks(PRESENCE_USERS_MAX) {
             match link.connections(some).await {
                 Ok(connections) => users.extend(connections),
+                Err(MailboxError::Moved(_)) => return Ok(None),
                 Err(error) => {
                     result = Err(error);
                     break;

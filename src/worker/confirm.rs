@@ -6,19 +6,22 @@
 //! `replica` write a mark over a connection of their own, since the answer blocks it, and wait
 //! until the mark is on the disk or on a replica: what was appended before the mark is there too.
 
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use redis::Value;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::durability::{Durability, Rule, info as server_info, inspect};
-use super::hold::{Confirmation, Holds};
+use super::hold::{Confirmation, Holds, Slots};
 use super::{DURABILITY, WorkerError};
-use crate::mailbox::{Link, MailboxError, Store, info_epoch, info_field};
+use crate::mailbox::{Link, MailboxError, Shard, Store, info_epoch, info_field};
 use crate::telemetry::{Health, MailboxOperation, Metrics};
 
 /// How often the store is asked; an acknowledgement is held this much longer than it must.
@@ -37,16 +40,21 @@ pub(super) struct Confirmer {
     pub metrics: Arc<Metrics>,
     /// The worker's name, for its mark.
     pub worker: String,
+    /// The servers that do not confirm, and why.
+    pub failing: Mutex<HashMap<Arc<str>, String>>,
 }
 
 /// What is known of one connection.
 struct Watched {
+    shard: Shard,
     link: Link,
     /// From here on the server kept what it was given.
     since: Instant,
     rule: Rule,
     /// For marks.
     apart: Option<Link>,
+    /// In a cluster.
+    slots: Option<Arc<Slots>>,
 }
 
 impl Confirmer {
@@ -55,22 +63,39 @@ impl Confirmer {
     /// # Errors
     ///
     /// Where the store can never confirm what is asked for.
-    pub async fn run(mut self, ends: CancellationToken) -> Result<(), WorkerError> {
+    pub async fn run(self, ends: CancellationToken) -> Result<(), WorkerError> {
         if self.holds.durability == Durability::None {
             self.health.set(DURABILITY, Ok(()));
             ends.cancelled().await;
             return Ok(());
         }
         tokio::select! {
-            result = self.follow() => result.map(|never| match never {}),
+            result = self.follow_all() => result.map(|never| match never {}),
             () = ends.cancelled() => Ok(()),
         }
     }
 
-    /// From one connection to the next.
-    async fn follow(&mut self) -> Result<Infallible, WorkerError> {
+    /// Each server by itself.
+    async fn follow_all(&self) -> Result<Infallible, WorkerError> {
+        let mut followed = HashSet::new();
+        let mut following = FuturesUnordered::new();
         loop {
-            let mut watched = match self.begin().await {
+            for shard in self.store.shards() {
+                if followed.insert(Arc::clone(shard.name())) {
+                    following.push(self.follow(shard));
+                }
+            }
+            tokio::select! {
+                Some(ended) = following.next() => drop(followed.remove(&ended?)),
+                () = sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// From one connection to the next. Returns the server's name once it serves nobody any more.
+    async fn follow(&self, shard: Shard) -> Result<Arc<str>, WorkerError> {
+        while !shard.is_retired() {
+            let mut watched = match self.begin(&shard).await {
                 Ok(watched) => watched,
                 Err(MailboxError::Unsuitable(reason)) => {
                     return Err(WorkerError::Unsuitable(reason));
@@ -92,23 +117,27 @@ impl Confirmer {
                 }
                 let outcome = self.confirm(&mut watched).await;
                 is_failing = outcome.is_err();
-                self.show(outcome);
+                self.show(shard.name(), outcome);
                 sleep(PERIOD).await;
             }
         }
+        self.show(shard.name(), Ok(()));
+        Ok(Arc::clone(shard.name()))
     }
 
-    async fn begin(&self) -> Result<Watched, MailboxError> {
-        let link = self.store.connect().await?;
+    async fn begin(&self, shard: &Shard) -> Result<Watched, MailboxError> {
+        let link = shard.connect().await?;
         let since = Instant::now();
         let rule = inspect(&link, self.holds.durability).await?;
-        self.publish(&link, None);
-        self.health.set(DURABILITY, Ok(()));
+        self.publish(&link, None, None);
+        self.show(shard.name(), Ok(()));
         Ok(Watched {
+            shard: shard.clone(),
             link,
             since,
             rule,
             apart: None,
+            slots: None,
         })
     }
 
@@ -121,7 +150,7 @@ impl Confirmer {
         let is_without = replication
             .is_ok_and(|replication| info_field(&replication, "connected_slaves") == Some("0"));
         if is_without {
-            self.show(Err(no_replica()));
+            self.show(link.server(), Err(no_replica()));
         }
         is_without
     }
@@ -131,26 +160,37 @@ impl Confirmer {
         let until = match self.holds.durability {
             Durability::Delayed => watched.watch().await,
             durability @ (Durability::Fsync | Durability::Replica) => {
-                (watched.mark(&self.store, &self.worker, durability)).await
+                watched.mark(&self.worker, durability).await
             }
             Durability::None => Ok(Some(start)),
         };
         self.metrics
             .mailbox_operation(MailboxOperation::Confirm, start.elapsed().as_secs_f64());
-        self.publish(&watched.link, until?);
+        let until = until?;
+        // Asked after the answer: a slot that is here now, and was, did not leave in between.
+        watched.look_at_slots().await?;
+        self.publish(&watched.link, until, watched.slots.clone());
         Ok(())
     }
 
-    fn publish(&self, link: &Link, until: Option<Instant>) {
+    fn publish(&self, link: &Link, until: Option<Instant>, slots: Option<Arc<Slots>>) {
         self.holds.publish(Confirmation {
             link: link.clone(),
             until,
+            slots,
         });
     }
 
     /// Tells health and log, each change once.
-    fn show(&self, outcome: Result<(), MailboxError>) {
-        let outcome = outcome.map_err(|error| error.to_string());
+    fn show(&self, server: &Arc<str>, outcome: Result<(), MailboxError>) {
+        let outcome = {
+            let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            match outcome {
+                Ok(()) => failing.remove(server),
+                Err(error) => failing.insert(Arc::clone(server), error.to_string()),
+            };
+            failing.values().next().cloned().map_or(Ok(()), Err)
+        };
         let was_well = self.health.is_well(DURABILITY);
         match &outcome {
             Ok(()) if !was_well => info!("what is stored is confirmed again"),
@@ -199,14 +239,25 @@ impl Watched {
             .filter(|until| *until >= self.since))
     }
 
+    /// In a cluster, which slots the server has.
+    async fn look_at_slots(&mut self) -> Result<(), MailboxError> {
+        if self.link.is_cluster() {
+            let settled = self.link.settled_slots().await?;
+            self.slots = Some(match &self.slots {
+                Some(before) => Slots::next(before, settled),
+                None => Arc::new(Slots::new(settled)),
+            });
+        }
+        Ok(())
+    }
+
     /// Writes a mark and waits until it is on the disk, or on a replica.
     async fn mark(
         &mut self,
-        store: &Store,
         worker: &str,
         durability: Durability,
     ) -> Result<Option<Instant>, MailboxError> {
-        let apart = self.apart(store).await?;
+        let apart = self.apart().await?;
         let mut wait = match durability {
             Durability::Replica => redis::cmd("WAIT"),
             _ => redis::cmd("WAITAOF"),
@@ -219,7 +270,7 @@ impl Watched {
         let mut pipeline = redis::pipe();
         pipeline
             .cmd("SET")
-            .arg(apart.keys().mark(worker))
+            .arg(self.shard.key_here(|keys| keys.mark(worker)))
             .arg(1)
             .arg("PX")
             .arg(MARK_KEPT_MILLISECONDS)
@@ -248,7 +299,7 @@ impl Watched {
     }
 
     /// The connection for marks, to the server that the appends go to.
-    async fn apart(&mut self, store: &Store) -> Result<Link, MailboxError> {
+    async fn apart(&mut self) -> Result<Link, MailboxError> {
         let usable =
             |apart: &Link, link: &Link| !apart.is_broken() && apart.epoch() == link.epoch();
         if let Some(apart) = self
@@ -259,7 +310,7 @@ impl Watched {
             return Ok(apart.clone());
         }
         // Made after the appends' own: where these differ, the other one is behind.
-        let apart = store.connect_apart().await?;
+        let apart = self.shard.connect_apart().await?;
         if apart.epoch() != self.link.epoch() {
             let current = apart.epoch();
             return Err(self.link.judge(MailboxError::EpochChanged { current }));

@@ -4,13 +4,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{REDIS, WorkerError};
-use crate::mailbox::{Link, MailboxError, Store};
+use crate::event::UserId;
+use crate::mailbox::{Link, MailboxError, Shard, Store};
 use crate::telemetry::Health;
 
 /// How often an idle connection is tried.
@@ -42,15 +44,32 @@ impl StoreGate {
         self.up.subscribe()
     }
 
-    /// A connection to the store, however long it takes.
+    /// The server that a user's mailbox is on, however long it takes to find it.
     ///
     /// # Errors
     ///
     /// Where the store cannot be used at all.
-    pub async fn link(&self) -> Result<Link, WorkerError> {
+    pub async fn shard(&self, user: &UserId) -> Result<Shard, WorkerError> {
         loop {
-            match self.store.connect().await {
-                Ok(link) => return Ok(link),
+            match self.store.user(user).shard().await {
+                Ok(shard) => return Ok(shard),
+                // The store spaces the attempts.
+                Err(error) => self.show(Err(error))?,
+            }
+        }
+    }
+
+    /// A connection to a server, however long it takes; `None` once the server serves nobody any
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be used at all.
+    pub async fn link(&self, shard: &Shard) -> Result<Option<Link>, WorkerError> {
+        loop {
+            match shard.connect().await {
+                Ok(link) => return Ok(Some(link)),
+                Err(_) if shard.is_retired() => return Ok(None),
                 // The store spaces the attempts.
                 Err(error) => self.show(Err(error))?,
             }
@@ -71,6 +90,8 @@ impl StoreGate {
             Err(MailboxError::Unsuitable(reason)) => {
                 return Err(WorkerError::Unsuitable(reason.clone()));
             }
+            // It is tried where the user is now.
+            Err(MailboxError::Moved(_)) => return Ok(()),
             Err(error) => {
                 warn!(%error, "a batch waits for a mailbox");
                 return Ok(());
@@ -97,9 +118,16 @@ impl StoreGate {
     }
 
     async fn probe(&self) -> Result<(), MailboxError> {
-        let link = self.store.connect().await?;
-        let answer: Result<String, _> = redis::cmd("PING").query_async(&mut link.raw()).await;
-        answer.map_err(|error| link.judge(error))?;
+        let shards = self.store.find_shards().await?;
+        let probes = shards.iter().map(async |shard| {
+            let link = shard.connect().await?;
+            let answer: Result<String, _> = redis::cmd("PING").query_async(&mut link.raw()).await;
+            answer.map_err(|error| link.judge(error))
+        });
+        join_all(probes)
+            .await
+            .into_iter()
+            .try_for_each(|probe| probe.map(drop))?;
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         match &*refusal {
             Some((when, reason)) if when.elapsed() < REFUSED => {

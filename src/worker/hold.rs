@@ -5,7 +5,7 @@
 //! (`confirm`) says up to which time all appends over the current connection are safe; here they
 //! are let go, or taken back to be appended once more.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::durability::Durability;
 use crate::bus::Delivery;
-use crate::mailbox::Link;
+use crate::mailbox::{Link, SlotSet};
 use crate::protocol::Epoch;
 use crate::telemetry::{Acknowledgement, Metrics};
 
@@ -41,13 +41,34 @@ impl Item {
     }
 }
 
-/// Over which connection and when a batch was appended.
+/// Over which connection and when a part of an event was appended.
 #[derive(Clone)]
 pub(super) struct Stamp {
     pub link: Link,
     /// When the last reply was there.
     pub at: Instant,
+    /// In a cluster, the slots of the users; rising.
+    pub slots: Vec<u16>,
 }
+
+impl Stamp {
+    pub fn new(link: &Link, at: Instant) -> Stamp {
+        Stamp {
+            link: link.clone(),
+            at,
+            slots: Vec::new(),
+        }
+    }
+}
+
+/// All parts of an event, one a server of the store; none where it is in no mailbox.
+pub(super) type Stamps = Arc<[Stamp]>;
+
+/// The time lines of servers, by their names.
+pub(super) type Epochs = HashMap<Arc<str>, Epoch>;
+
+/// The latest of each server, by its name.
+type Confirmations = HashMap<Arc<str>, Confirmation>;
 
 /// What is known of the server now.
 #[derive(Clone)]
@@ -55,6 +76,52 @@ pub(super) struct Confirmation {
     pub link: Link,
     /// All that had been appended by then is there to stay.
     pub until: Option<Instant>,
+    /// In a cluster, which slots it has; `None` where that is not known yet.
+    pub slots: Option<Arc<Slots>>,
+}
+
+/// Which slots a server has, none of whose keys are on their way from it or to it.
+#[derive(Debug)]
+pub(super) struct Slots {
+    settled: SlotSet,
+    /// All of the keys were here by then, unless `later` says so.
+    since: Instant,
+    later: HashMap<u16, Instant>,
+}
+
+impl Slots {
+    /// As a server said that was not asked before over this connection.
+    pub fn new(settled: SlotSet) -> Slots {
+        Slots {
+            settled,
+            since: Instant::now(),
+            later: HashMap::new(),
+        }
+    }
+
+    /// As a server says now.
+    pub fn next(before: &Arc<Slots>, settled: SlotSet) -> Arc<Slots> {
+        if before.settled == settled {
+            return Arc::clone(before);
+        }
+        let now = Instant::now();
+        let mut later = before.later.clone();
+        later.retain(|slot, _| settled.contains(*slot));
+        let new = settled
+            .iter()
+            .filter(|slot| !before.settled.contains(*slot));
+        later.extend(new.map(|slot| (slot, now)));
+        Arc::new(Slots {
+            settled,
+            since: before.since,
+            later,
+        })
+    }
+
+    fn since(&self, slot: u16) -> Option<Instant> {
+        let is_here = self.settled.contains(slot);
+        is_here.then(|| *self.later.get(&slot).unwrap_or(&self.since))
+    }
 }
 
 /// What is to be done about a held acknowledgement.
@@ -69,7 +136,7 @@ enum Verdict {
 /// What the confirmer and the pull loops of one worker share.
 pub(super) struct Holds {
     pub durability: Durability,
-    latest: watch::Sender<Option<Confirmation>>,
+    latest: watch::Sender<Confirmations>,
     count: AtomicUsize,
     bytes: AtomicUsize,
     more: Notify,
@@ -80,7 +147,7 @@ impl Holds {
     pub fn new(durability: Durability, metrics: Arc<Metrics>) -> Arc<Holds> {
         Arc::new(Holds {
             durability,
-            latest: watch::Sender::new(None),
+            latest: watch::Sender::default(),
             count: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             more: Notify::new(),
@@ -90,10 +157,13 @@ impl Holds {
 
     /// Tells the pull loops.
     pub fn publish(&self, confirmation: Confirmation) {
-        self.latest.send_replace(Some(confirmation));
+        self.latest.send_modify(|latest| {
+            let server = Arc::clone(confirmation.link.server());
+            latest.insert(server, confirmation);
+        });
     }
 
-    pub fn confirmations(&self) -> watch::Receiver<Option<Confirmation>> {
+    pub fn confirmations(&self) -> watch::Receiver<Confirmations> {
         self.latest.subscribe()
     }
 
@@ -114,29 +184,41 @@ impl Holds {
         self.bytes.load(Ordering::Relaxed) > HELD_BYTES_MAX
     }
 
-    fn verdict(&self, stamp: &Stamp) -> Verdict {
+    /// An event is done when all its parts are there to stay.
+    fn verdict(&self, stamps: &[Stamp]) -> Verdict {
+        let mut verdict = Verdict::Acknowledge;
+        for stamp in stamps {
+            match self.verdict_of(stamp) {
+                Verdict::Acknowledge => {}
+                Verdict::Wait => verdict = Verdict::Wait,
+                Verdict::AppendAgain => return Verdict::AppendAgain,
+            }
+        }
+        verdict
+    }
+
+    fn verdict_of(&self, stamp: &Stamp) -> Verdict {
         let latest = self.latest.borrow();
-        let current = latest.as_ref().filter(|latest| !latest.link.is_broken());
-        let is_confirmed =
-            |current: &Confirmation| (current.until).is_some_and(|until| stamp.at <= until);
+        if stamp.link.is_cluster() && self.durability != Durability::None {
+            return verdict_in_cluster(&latest, stamp);
+        }
+        let current = latest.get(stamp.link.server());
+        let current = current.filter(|latest| !latest.link.is_broken());
+        let judge = |current: &Confirmation| match current.until {
+            Some(until) if stamp.at <= until => Verdict::Acknowledge,
+            _ => Verdict::Wait,
+        };
         match self.durability {
             Durability::None => Verdict::Acknowledge,
             // Time proves something only about a server that was there all the time.
             Durability::Delayed if stamp.link.is_broken() => Verdict::AppendAgain,
             Durability::Delayed => match current {
-                Some(current) if current.link.is_same(&stamp.link) && is_confirmed(current) => {
-                    Verdict::Acknowledge
-                }
+                Some(current) if current.link.is_same(&stamp.link) => judge(current),
                 _ => Verdict::Wait,
             },
             // The server's own word covers all that it took on this time line.
             Durability::Fsync | Durability::Replica => match current {
-                Some(current) if current.link.epoch() == stamp.link.epoch() => {
-                    match is_confirmed(current) {
-                        true => Verdict::Acknowledge,
-                        false => Verdict::Wait,
-                    }
-                }
+                Some(current) if current.link.epoch() == stamp.link.epoch() => judge(current),
                 Some(_) if stamp.link.is_broken() => Verdict::AppendAgain,
                 _ => Verdict::Wait,
             },
@@ -144,16 +226,36 @@ impl Holds {
     }
 }
 
+/// What was put into a slot goes with it: whichever server has the slot now must have kept what it
+/// had when the slot had come. That the first one lost nothing before it gave the slot away, only
+/// its connection proves.
+fn verdict_in_cluster(latest: &Confirmations, stamp: &Stamp) -> Verdict {
+    let is_kept = |slot: &u16| {
+        latest.values().any(|current| {
+            let since = current.slots.as_ref().and_then(|slots| slots.since(*slot));
+            let until = current.until.filter(|_| !current.link.is_broken());
+            since
+                .zip(until)
+                .is_some_and(|(since, until)| stamp.at.max(since) <= until)
+        })
+    };
+    match stamp.link.is_broken() {
+        true => Verdict::AppendAgain,
+        false if stamp.slots.iter().all(is_kept) => Verdict::Acknowledge,
+        false => Verdict::Wait,
+    }
+}
+
 /// One event whose acknowledgement is held; it is counted as long as it lives.
 struct Held {
     item: Item,
-    stamp: Stamp,
+    stamps: Stamps,
     bytes: usize,
     holds: Arc<Holds>,
 }
 
 impl Held {
-    fn new(item: Item, stamp: Stamp, holds: Arc<Holds>) -> Held {
+    fn new(item: Item, stamps: Stamps, holds: Arc<Holds>) -> Held {
         let bytes = item.delivery.message.length;
         holds.bytes.fetch_add(bytes, Ordering::Relaxed);
         holds.count.fetch_add(1, Ordering::AcqRel);
@@ -161,7 +263,7 @@ impl Held {
         holds.more.notify_waiters();
         Held {
             item,
-            stamp,
+            stamps,
             bytes,
             holds,
         }
@@ -188,10 +290,13 @@ impl Drop for Held {
     }
 }
 
-/// The held acknowledgements of one source, in the order of their appends, all of one epoch.
+/// The held acknowledgements of one source, in the order of their appends, all on one time line of
+/// each server.
 #[derive(Default)]
 pub(super) struct Awaiting {
     queue: VecDeque<Held>,
+    /// Of the servers that any of them is on; some of them may be done.
+    epochs: Epochs,
 }
 
 /// What became of some of them.
@@ -204,8 +309,11 @@ pub(super) struct Settled {
 }
 
 impl Awaiting {
-    pub fn hold(&mut self, item: Item, stamp: &Stamp, holds: &Arc<Holds>) {
-        let held = Held::new(item, stamp.clone(), Arc::clone(holds));
+    pub fn hold(&mut self, item: Item, stamps: Stamps, holds: &Arc<Holds>) {
+        for Stamp { link, .. } in &*stamps {
+            self.epochs.insert(Arc::clone(link.server()), link.epoch());
+        }
+        let held = Held::new(item, stamps, Arc::clone(holds));
         self.queue.push_back(held);
     }
 
@@ -217,10 +325,12 @@ impl Awaiting {
         self.queue.is_empty()
     }
 
-    /// The time line of all that is held; what is appended next must be on it, or wait for these.
-    pub fn epoch(&self) -> Option<Epoch> {
-        let last = self.queue.back()?;
-        Some(last.stamp.link.epoch())
+    /// The time lines of all that is held; what is appended next must be on them, or wait for these.
+    pub fn epochs(&self) -> Epochs {
+        match self.queue.is_empty() {
+            true => Epochs::new(),
+            false => self.epochs.clone(),
+        }
     }
 
     /// The highest of the events' sequences in the stream; 0 where there is none.
@@ -244,17 +354,22 @@ impl Awaiting {
     pub fn settle(&mut self, holds: &Holds, is_busy: bool) -> Settled {
         let mut settled = Settled::default();
         while let Some(first) = self.queue.front() {
-            match holds.verdict(&first.stamp) {
+            match holds.verdict(&first.stamps) {
                 Verdict::Wait => break,
                 Verdict::AppendAgain if is_busy => break,
                 Verdict::Acknowledge => {
-                    let seconds = first.stamp.at.elapsed().as_secs_f64();
-                    holds.metrics.acknowledgement_held(seconds);
+                    for stamp in &*first.stamps {
+                        let seconds = stamp.at.elapsed().as_secs_f64();
+                        holds.metrics.acknowledgement_held(seconds);
+                    }
                     settled.acknowledge.push(first.item.reply());
                     self.queue.pop_front();
                 }
                 Verdict::AppendAgain => settled.again = self.take_all(),
             }
+        }
+        if self.queue.is_empty() {
+            self.epochs.clear();
         }
         let metrics = &holds.metrics;
         let count = |length: usize| length as u64;
@@ -265,6 +380,7 @@ impl Awaiting {
 
     /// All of it, to be appended once more.
     pub fn take_all(&mut self) -> Vec<Item> {
+        self.epochs.clear();
         self.queue.drain(..).map(|mut held| held.take()).collect()
     }
 }

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::outbox::{Content, Outbox};
 use crate::bus::{Bus, Forward, GatewayMessage};
 use crate::event::UserId;
-use crate::mailbox::Link;
+use crate::mailbox::{Link, Store};
 use crate::nodes::Directory;
 use crate::protocol::Epoch;
 
@@ -38,6 +38,7 @@ pub(super) struct Links {
 
 struct Inner {
     bus: Bus,
+    store: Store,
     sender: String,
     directory: Directory,
     /// By subject. Kept also for the dead: a gateway process that is thought dead may prove alive.
@@ -67,11 +68,12 @@ struct Removal {
 
 impl Links {
     /// Heartbeats go out until `ends` is cancelled.
-    pub fn new(bus: Bus, sender: &str, ends: CancellationToken) -> Links {
+    pub fn new(bus: Bus, store: Store, sender: &str, ends: CancellationToken) -> Links {
         let (removals, removals_receiver) = mpsc::channel(REMOVALS_MAX);
         let links = Links {
             inner: Arc::new(Inner {
                 bus,
+                store,
                 sender: sender.to_owned(),
                 directory: Directory::default(),
                 numbers: Mutex::default(),
@@ -87,7 +89,7 @@ impl Links {
     /// is the link that the places were given on.
     pub async fn send(&self, outbox: Outbox, store: &Link) {
         for (node, incarnation, contents) in outbox.into_parcels() {
-            let is_alive = self.is_alive(store, &node, &incarnation).await;
+            let is_alive = self.is_alive(&node, &incarnation).await;
             if !is_alive {
                 self.remove_later(store, &node, &incarnation, &contents);
             }
@@ -107,8 +109,11 @@ impl Links {
         }
     }
 
-    async fn is_alive(&self, store: &Link, node: &str, incarnation: &str) -> bool {
-        let is_alive = self.inner.directory.is_alive(store, node, incarnation);
+    async fn is_alive(&self, node: &str, incarnation: &str) -> bool {
+        let Inner {
+            directory, store, ..
+        } = &*self.inner;
+        let is_alive = directory.is_alive(store, node, incarnation);
         // A forward to nobody is harmless.
         is_alive.await.unwrap_or(true)
     }

@@ -39,7 +39,7 @@ mod puller;
 mod rebuild;
 mod whole;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -165,9 +165,10 @@ async fn life(
         health: health.clone(),
         metrics: Arc::clone(&metrics),
         worker: id.clone(),
+        failing: Mutex::default(),
     };
     let shared = Arc::new(Shared {
-        links: Links::new(bus.clone(), &id, tasks.clone()),
+        links: Links::new(bus.clone(), store.clone(), &id, tasks.clone()),
         id,
         gate: StoreGate::new(store.clone(), health.clone()),
         store: store.clone(),

@@ -16,7 +16,7 @@ use super::batch::{Judged, Processed, Routed, answer, judge, process};
 use super::dead_letter::DeadLetter;
 use super::durability::Durability;
 use super::examine::{Examination, examine};
-use super::hold::{Awaiting, Item, Stamp};
+use super::hold::{Awaiting, Item, Stamps};
 use super::{Shared, WorkerError};
 use crate::bus::{Bus, Delivery, EventsStream, Pull, Pulled, Source};
 use crate::telemetry::{Acknowledgement, Limit};
@@ -84,8 +84,8 @@ struct Puller {
     pull: Option<Pull>,
     held: VecDeque<Item>,
     work: Option<Work>,
-    /// The events of the batch in work, and whether their acknowledgement is to be held.
-    in_work: Vec<(Item, bool)>,
+    /// The events of the batch in work.
+    in_work: Vec<Item>,
     /// Done, and not yet there to stay.
     awaiting: Awaiting,
     /// Refused events on their way to `DEAD_LETTERS`: they never hold up a batch.
@@ -261,11 +261,11 @@ impl Puller {
     async fn finish_batch(&mut self, processed: Processed) {
         self.work = None;
         let in_work = std::mem::take(&mut self.in_work);
-        let stamp: Option<Stamp> = match processed {
-            Processed::Done(stamp) => stamp,
+        let stamps: Vec<Stamps> = match processed {
+            Processed::Done(stamps) => stamps,
             Processed::Overtaken => {
                 // The store is on another time line: what was appended before goes first.
-                let mut items: Vec<Item> = in_work.into_iter().map(|(item, _)| item).collect();
+                let mut items = in_work;
                 for item in &mut items {
                     item.delivery.is_repeat = true;
                 }
@@ -278,12 +278,10 @@ impl Puller {
         };
         let is_held = self.shared.holds.durability != Durability::None;
         let mut at_once = 0;
-        for (item, is_in_mailboxes) in in_work {
-            match &stamp {
-                Some(stamp) if is_held && is_in_mailboxes => {
-                    self.awaiting.hold(item, stamp, &self.shared.holds);
-                }
-                _ => {
+        for (item, stamps) in in_work.into_iter().zip(stamps) {
+            match is_held && !stamps.is_empty() {
+                true => self.awaiting.hold(item, stamps, &self.shared.holds),
+                false => {
                     answer(&self.shared, item.reply(), b"+ACK").await;
                     at_once += 1;
                 }
@@ -393,7 +391,7 @@ impl Puller {
             match judge(&self.shared, &item) {
                 Judged::Route(routed) => {
                     targets += routed.target_count();
-                    self.in_work.push((item, routed.is_in_mailboxes()));
+                    self.in_work.push(item);
                     batch.push(*routed);
                 }
                 Judged::Refuse(letter) => self.bury(letter, item),
@@ -401,10 +399,10 @@ impl Puller {
         }
         if !batch.is_empty() {
             let shared = Arc::clone(&self.shared);
-            let expected = self.awaiting.epoch();
-            self.work = Some(Box::pin(
-                async move { process(&shared, &batch, expected).await },
-            ));
+            let expected = self.awaiting.epochs();
+            self.work = Some(Box::pin(async move {
+                process(&shared, &batch, &expected).await
+            }));
         }
     }
 
@@ -427,7 +425,7 @@ impl Puller {
             return;
         }
         let start = Instant::now();
-        let in_work = self.in_work.iter_mut().map(|(item, _)| item);
+        let in_work = self.in_work.iter_mut();
         let items = (self.held.iter_mut().chain(in_work))
             .chain(self.buried.values_mut())
             .chain(self.awaiting.items_mut());

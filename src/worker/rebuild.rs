@@ -17,7 +17,8 @@ use crate::bus::{
     Begin, Bus, BusConfig, BusError, Delivery, EventsStream, Follower, Routing, Source, connect,
     judge, next_event,
 };
-use crate::mailbox::{Append, Entry, Link, Rebuild, RebuildKind};
+use crate::event::UserId;
+use crate::mailbox::{Append, Entry, Link, Rebuild, RebuildKind, Shard, slot_of_user};
 
 /// Most events and targets put back at one time: bounds memory, and what is done again where a
 /// rebuild changes hands.
@@ -45,6 +46,7 @@ pub(super) struct Origin {
 struct Work<'a> {
     shared: &'a Shared,
     origin: &'a Origin,
+    shard: &'a Shard,
     link: &'a Link,
     rebuild: Rebuild,
     /// The next sequence to read; 0: from the time on.
@@ -66,6 +68,7 @@ pub(super) async fn rebuild(
     shared: &Shared,
     config: &BusConfig,
     origin: &Origin,
+    shard: &Shard,
     link: &Link,
     rebuild: Rebuild,
 ) -> Result<(), Hindrance> {
@@ -89,6 +92,7 @@ pub(super) async fn rebuild(
     let mut work = Work {
         shared,
         origin,
+        shard,
         link,
         next: progress.next,
         rebuild,
@@ -200,11 +204,15 @@ impl Work<'_> {
             false => None,
         };
         if let Some((users, lane, entry)) = stored.filter(|(_, _, entry)| is_due(entry)) {
-            self.batch.extend(users.into_iter().map(|user| Append {
-                user,
-                lane,
-                entry: entry.clone(),
-            }));
+            let slots = self.rebuild.slots.as_ref();
+            let is_here =
+                |user: &UserId| slots.is_none_or(|slots| slots.contains(slot_of_user(user)));
+            self.batch
+                .extend(users.into_iter().filter(is_here).map(|user| Append {
+                    user,
+                    lane,
+                    entry: entry.clone(),
+                }));
         }
         self.next = delivery.sequence + 1;
         self.batch_events += 1;
@@ -228,7 +236,7 @@ impl Work<'_> {
             .advance(worker, &self.rebuild, self.next, done)
             .await?;
         // Whoever waits for the store reads there how far it is.
-        self.shared.store.look().await?;
+        self.shard.look().await?;
         match is_ours {
             true => Ok(()),
             false => Err(Hindrance::TakenOver),

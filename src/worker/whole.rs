@@ -1,19 +1,22 @@
 //! Sees to it that the store is whole before anything is appended (see [`crate::mailbox::Record`]).
 //!
 //! Each worker looks at the store's record twice a second. Where it is not that of a whole store,
-//! [`crate::mailbox::Store::connect`] gives no link: nothing is pulled, what is held is kept alive,
+//! [`crate::mailbox::Shard::connect`] gives no link: nothing is pulled, what is held is kept alive,
 //! and one worker, the one with the lease, brings what is missing. Then all go on.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use super::Shared;
 use super::rebuild::{Origin, rebuild};
 use crate::bus::{BusConfig, BusError, EventsStream, assert_streams, routing, write_store_id};
-use crate::mailbox::{Claim, Claimed, Demand, MailboxError, Record};
+use crate::mailbox::{Claim, Claimed, Demand, MailboxError, Record, Shard};
 
 /// How often the store's record is read, and its clock written.
 const LOOK: Duration = Duration::from_millis(500);
@@ -34,17 +37,47 @@ pub(super) enum Hindrance {
     TakenOver,
 }
 
-/// Keeps the store whole. Ends only where NATS or Redis cannot be used at all.
+/// Keeps the store whole, each server by itself. Ends only where NATS or Redis cannot be used at all.
 pub(super) async fn keep(shared: &Shared, config: &BusConfig) -> BusError {
+    let mut kept = HashSet::new();
+    let mut keeping = FuturesUnordered::new();
+    loop {
+        match shared.store.find_shards().await {
+            Ok(shards) => {
+                for shard in shards {
+                    if kept.insert(Arc::clone(shard.name())) {
+                        keeping.push(keep_server(shared, config, shard));
+                    }
+                }
+            }
+            Err(MailboxError::Unsuitable(reason)) => return BusError::Unsuitable(reason),
+            // The gate tells of it.
+            Err(_) => {}
+        }
+        tokio::select! {
+            Some(ended) = keeping.next() => match ended {
+                Ok(name) => drop(kept.remove(&name)),
+                Err(error) => return error,
+            },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Returns the server's name once it serves nobody any more.
+async fn keep_server(
+    shared: &Shared,
+    config: &BusConfig,
+    shard: Shard,
+) -> Result<Arc<str>, BusError> {
     let mut floor_at = Instant::now();
     let mut has_warned = false;
-    loop {
-        let step = step(shared, config, &mut floor_at).await;
-        match step {
+    while !shard.is_retired() {
+        match step(shared, config, &shard, &mut floor_at).await {
             Ok(()) => has_warned = false,
-            Err(Hindrance::Bus(error @ BusError::Unsuitable(_))) => return error,
+            Err(Hindrance::Bus(error @ BusError::Unsuitable(_))) => return Err(error),
             Err(Hindrance::Store(MailboxError::Unsuitable(reason))) => {
-                return BusError::Unsuitable(reason);
+                return Err(BusError::Unsuitable(reason));
             }
             // The gate tells of the store, and the connection of itself.
             Err(hindrance) if !has_warned => {
@@ -55,10 +88,13 @@ pub(super) async fn keep(shared: &Shared, config: &BusConfig) -> BusError {
         }
         tokio::time::sleep(LOOK).await;
     }
+    Ok(Arc::clone(shard.name()))
 }
 
 /// Returns once the store belongs to this stream, which may have been made anew. Until then nothing
 /// is pulled from it: that none of its events was delivered tells a new stream from an emptied store.
+/// A server of a cluster that cannot be reached is not waited for where another belongs: what it
+/// has is looked at when it is back.
 ///
 /// # Errors
 ///
@@ -68,45 +104,68 @@ pub(super) async fn belong_together(
     events: &EventsStream,
 ) -> Result<(), BusError> {
     shared.store.demand(Demand::Whole(events.store_id));
-    let mut records = shared.store.records();
     let belongs = |record: &Record| record.id.is_some() && record.id == events.store_id;
-    match timeout(TOGETHER_MAX, records.wait_for(belongs)).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(BusError::Unreachable(
+    let deadline = Instant::now() + TOGETHER_MAX;
+    let mut belonging = 0;
+    for shard in shared.store.shards() {
+        match timeout_at(deadline, shard.records().wait_for(belongs)).await {
+            Ok(_) => belonging += 1,
+            Err(_) if matches!(shard.check(), Err(MailboxError::Unreachable(_))) => {}
+            Err(_) => {
+                belonging = 0;
+                break;
+            }
+        }
+    }
+    match belonging {
+        0 => Err(BusError::Unreachable(
             "the store does not belong to the stream EVENTS yet".to_owned(),
         )),
+        _ => Ok(()),
     }
 }
 
 async fn step(
     shared: &Shared,
     config: &BusConfig,
+    shard: &Shard,
     floor_at: &mut Instant,
 ) -> Result<(), Hindrance> {
-    shared.store.look().await?;
-    if shared.store.check().is_err() {
-        return make_whole(shared, config).await;
+    shard.look().await?;
+    let id = shared.store.demanded_id();
+    let is_doubtful = shared.store.is_doubtful(shard, id).await?;
+    if is_doubtful || shard.check().is_err() {
+        return make_whole(shared, config, shard, is_doubtful).await;
     }
-    if Instant::now() >= *floor_at {
+    if let (true, Some(id)) = (Instant::now() >= *floor_at, id) {
         *floor_at = Instant::now() + FLOOR;
         // The link first: the store is whole after what is acknowledged now was appended.
-        let link = shared.store.connect().await?;
+        let link = shard.connect().await?;
         let floor = routing(&shared.bus).await?.floor;
-        link.note_floor(floor).await?;
+        shared.store.note(shard, &link, id, floor).await?;
     }
     Ok(())
 }
 
-async fn make_whole(shared: &Shared, config: &BusConfig) -> Result<(), Hindrance> {
+async fn make_whole(
+    shared: &Shared,
+    config: &BusConfig,
+    shard: &Shard,
+    is_doubtful: bool,
+) -> Result<(), Hindrance> {
     let events = assert_streams(&shared.bus, shared.limits.ttl_max).await?;
-    let link = shared.store.connect_to_any().await?;
-    let known = shared.store.records().borrow().id;
-    let id = (events.store_id).unwrap_or_else(|| known.unwrap_or_else(Uuid::now_v7));
+    let link = shard.connect_to_any().await?;
+    let shards = shared.store.shards();
+    let known = shards.iter().find_map(|shard| shard.records().borrow().id);
+    // All who find both new at one time find one id.
+    let first = || uuid::Builder::from_unix_timestamp_millis(events.creation_ms, &[0; 10]);
+    let id = (events.store_id.or(known)).unwrap_or_else(|| first().into_uuid());
     let claim = Claim {
         id,
         worker: &shared.id,
         delivered: routing(&shared.bus).await?.last_delivered(),
         is_first_id: events.store_id.is_none(),
+        is_doubtful,
     };
     match link.claim(&claim).await? {
         Claimed::Whole => {}
@@ -126,7 +185,7 @@ async fn make_whole(shared: &Shared, config: &BusConfig) -> Result<(), Hindrance
                 routing,
                 id,
             };
-            rebuild(shared, config, &origin, &link, work).await?;
+            rebuild(shared, config, &origin, shard, &link, work).await?;
         }
     }
     if events.store_id.is_none() {
@@ -134,6 +193,6 @@ async fn make_whole(shared: &Shared, config: &BusConfig) -> Result<(), Hindrance
         write_store_id(&shared.bus, shared.limits.ttl_max, id).await?;
     }
     shared.store.demand(Demand::Whole(Some(id)));
-    shared.store.look().await?;
+    shard.look().await?;
     Ok(())
 }

@@ -95,6 +95,7 @@ impl Connection {
             }
             MailboxError::Unreachable(_)
             | MailboxError::Refusing(_)
+            | MailboxError::Moved(_)
             | MailboxError::Incomplete(_)
             | MailboxError::Damaged
             | MailboxError::Ahead

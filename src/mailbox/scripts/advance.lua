@@ -21,6 +21,9 @@ if ARGV[6] == '' then
   )
 else
   redis.call('HSET', KEYS[1], 'id', ARGV[6], 'epoch', epoch, 'rebuilt', ARGV[3])
-  redis.call('HDEL', KEYS[1], 'rebuild:kind', 'rebuild:id')
+  if (record['rebuild:slots'] or '') ~= '' then
+    redis.call('HSET', KEYS[1], 'slots', record['rebuild:slots'])
+  end
+  redis.call('HDEL', KEYS[1], 'rebuild:kind', 'rebuild:id', 'rebuild:slots')
 end
 return { 'ok', 'noted' }

@@ -2,7 +2,8 @@
 -- KEYS: the store's record (see record.rs).
 -- ARGV: 1 epoch, 2 the id that the stream of events carries, 3 worker, 4 lease in milliseconds,
 --   5 name for a new rebuild, 6 the last sequence that was ever delivered to a worker, 7 1 where
---   the stream had no id until now.
+--   the stream had no id until now; in a cluster also 8 the server's id, 9 the ids of all who may
+--   be primary in its place, 10 its slots, 11 the record's slots where they do not vouch for these.
 -- Returns {'ok', 'whole'}, {'ok', 'first'} (a store and a stream that never met), {'ok', 'other'}
 --   (the stream was made anew: what it held is lost), {'ok', 'busy', kind, next, last} (another
 --   worker is at it), {'ok', 'yours', kind, name, next, last, milliseconds since the store's clock
@@ -17,16 +18,39 @@ local now = clock()
 local record = read_fields()
 local id, worker, delivered = ARGV[2], ARGV[3], tonumber(ARGV[6])
 
+local slots = ARGV[10] or ''
+local is_foreign = ARGV[8] and record.members
+  and not string.find(' ' .. record.members .. ' ', ' ' .. ARGV[8] .. ' ', 1, true)
+if is_foreign then
+  record = {}
+elseif (ARGV[11] or '') ~= '' and record.slots == ARGV[11] then
+  record.id = nil
+end
+
+local function write_members()
+  if slots ~= '' then
+    redis.call('HSET', KEYS[1], 'members', ARGV[9], 'slots', slots)
+  end
+end
+
 local function settle()
   redis.call('HSET', KEYS[1], 'id', id, 'epoch', epoch)
+  write_members()
   redis.call('HDEL', KEYS[1], 'rebuild:kind', 'rebuild:id')
 end
 
+if is_foreign then
+  redis.call('DEL', KEYS[1])
+end
 local is_same = record.id == id
 if is_same and record.epoch == epoch then
   return { 'ok', 'whole' }
 end
-local kind = record['rebuild:id'] == id and record['rebuild:kind']
+if is_same then
+  redis.call('HSET', KEYS[1], 'back', whole(now))
+end
+local kind = record['rebuild:id'] == id and (record['rebuild:slots'] or '') == slots
+  and record['rebuild:kind']
 if not kind then
   if is_same and record.floor and tonumber(record.floor) >= delivered then
     settle()
@@ -47,6 +71,11 @@ if not kind then
   elseif not is_same then
     redis.call('HDEL', KEYS[1], 'id', 'floor')
     redis.call('HSET', KEYS[1], 'wiped', whole(now), 'lost', whole(now))
+  end
+  -- What is brought is for these slots; with others it begins anew.
+  redis.call('HSET', KEYS[1], 'rebuild:slots', slots)
+  if slots ~= '' then
+    redis.call('HSET', KEYS[1], 'members', ARGV[9])
   end
 end
 local next, last = record['rebuild:next'], math.max(tonumber(record['rebuild:last']), delivered)

@@ -10,7 +10,8 @@
 --   the client's cursor: 18 epoch ('' for none), 19 life, 20 normal, 21 high, 22 creation,
 --   23 sequence, 24 time, 25 1 where it proves that store_lost was told;
 --   26 when the last loss of events was found, milliseconds, 0 for never, 27 no trim before this
---   time, milliseconds: until then any device may have been known to a store that was emptied.
+--   time, milliseconds: until then any device may have been known to a store that was emptied;
+--   28 nor before this time: until then any device may have been known to a store that went back.
 -- Returns {'ok', now, life, order, normal, high, creation, sequence, time, lost, last normal,
 --   last high, pending, replaced connection as "node incarnation number" or '', page} (page: see
 --   read_page in reading.lua), or {'epoch', current}, {'damaged'}, {'devices'} (too many, all
@@ -39,6 +40,10 @@ local device, session_life, ttl = ARGV[2], ARGV[8], tonumber(ARGV[9])
 local lost_at, not_before = tonumber(ARGV[26]), tonumber(ARGV[27])
 -- A store that lost everything lost whom it knew: whoever comes may have been one of them.
 local is_stranger_owed = now < not_before
+-- One that went back may have lost whom it had just come to know. Such a device gets all that waits,
+-- as a new one does until then: which of the two it is, nobody can say.
+local back_until = tonumber(ARGV[28])
+local is_stranger_kept = now < back_until
 
 -- The newest connection of a device wins, and Redis says which is the newest: the clocks of two
 -- nodes may differ. Returns its order, the connections of the other devices, and the connection
@@ -136,7 +141,7 @@ local function start_of(record, token, is_first)
     start = record
   elseif token and token.is_position then
     start = fresh(token.places[1], token.places[2])
-  elseif is_first or resumes then
+  elseif is_first or resumes or is_stranger_kept then
     -- All that waits. What was trimmed before had been acknowledged by every device known then.
     start = fresh(lanes[1].floor, lanes[2].floor)
     if record then
@@ -146,8 +151,9 @@ local function start_of(record, token, is_first)
   else
     start = fresh(lanes[1].last, lanes[2].last)
   end
-  if not record and is_stranger_owed and not (token and token.is_position) then
-    start.lost = 1
+  if not record and (is_stranger_owed or is_stranger_kept)
+    and not (token and token.is_position) then
+    start.lost = is_stranger_owed and 1 or start.lost
     -- Before all that any stream of events for everyone held.
     start.creation, start.sequence = 1, 0
   end
@@ -190,7 +196,8 @@ if owes_all then
 end
 local born = is_born and now or counter(fields.born) or 0
 mailbox.life = not owes_all and fields.life or ARGV[7]
-local hold = read_hold(fields, epoch, now, tonumber(ARGV[11]), not_before)
+local hold = read_hold(fields, epoch, now, tonumber(ARGV[11]),
+  math.max(not_before, back_until))
 local is_first = not has_other_known_device(others)
 local start = start_of(devices[device], read_token(mailbox.life), is_first)
 -- Devices of a lost mailbox come back one by one, and only their cursors tell that they exist.

@@ -7,6 +7,7 @@
 //! | `gateway` | gateways killed, replaced under their name |
 //! | `worker` | workers killed, paused, told to end |
 //! | `everyone` | all of these while events for everyone are published |
+//! | `slots` | a Redis Cluster: slots moved, servers killed and emptied |
 //! | `store` | Redis killed, paused, restarted |
 //! | `lost` | a Redis or NATS that lost what it held, or refuses |
 //! | `bus` | NATS killed, paused, restarted |
@@ -38,6 +39,7 @@ mod ready;
 mod refusal;
 mod runner;
 mod sentinel;
+mod slots;
 mod store;
 mod went_back;
 mod worker;

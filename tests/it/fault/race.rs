@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{alone, load, loaded, publish, users};
 use crate::support::chance::{Chance, seed};
-use crate::support::{Oracle, Socket, SocketRequest};
+use crate::support::{Oracle, Socket, SocketRequest, System, eventually};
 
 const USERS: usize = 20;
 /// One event in ten goes to all.
@@ -21,6 +21,11 @@ const FRAMES_MAX: u64 = 12;
 async fn nobody_loses_a_message_between_two_connections() {
     let _alone = alone().await;
     let system = loaded().gateways(2).workers(3).start().await;
+    race(&system, async || ()).await;
+}
+
+/// The race, and what is done to the system meanwhile, again and again.
+pub(super) async fn race(system: &System, mut meanwhile: impl AsyncFnMut()) {
     let oracle = Arc::new(Oracle::default());
     let users = users(USERS);
     let (seed, ends) = (seed(), CancellationToken::new());
@@ -37,7 +42,11 @@ async fn nobody_loses_a_message_between_two_connections() {
                 cursor: None,
             };
             // A further device is owed what comes after it was first seen.
-            client.request(0).connect().await.until_live().await;
+            let mut socket = eventually("a first connection", async || {
+                client.request(0).try_connect().await.ok()
+            })
+            .await;
+            socket.until_live().await;
             oracle.expect_device(user, device);
             clients.push(client);
         }
@@ -49,8 +58,17 @@ async fn nobody_loses_a_message_between_two_connections() {
 
     let deliveries = load(10_000);
     let events = deliveries.div_ceil(DELIVERIES_PER_100_EVENTS) * 100;
-    publish(&oracle, &system, &users, events).await;
-    oracle.until_kept().await;
+    let published = async {
+        publish(&oracle, system, &users, events).await;
+        oracle.until_kept().await;
+    };
+    let mut published = std::pin::pin!(published);
+    loop {
+        tokio::select! {
+            () = &mut published => break,
+            () = meanwhile() => tokio::task::yield_now().await,
+        }
+    }
     ends.cancel();
     for client in clients {
         client.await.expect("a client did not panic");

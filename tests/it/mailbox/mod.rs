@@ -22,7 +22,7 @@ use std::time::Duration;
 use catchup::event::UserId;
 use catchup::mailbox::{
     Append, Appended, ConnectionId, Entry, EventKey, Link, MailboxError, Page, PageRequest,
-    Register, Registered, Store, StoreConfig,
+    Register, Registered, Shard, Store, StoreConfig,
 };
 use catchup::protocol::{Epoch, Everyone, Lane, Life, Position};
 use catchup::telemetry::Metrics;
@@ -37,9 +37,15 @@ const CREATION_MS: u64 = 1_700_000_000_000;
 /// Longer than any test.
 const HOUR_MS: u64 = 3_600_000;
 
+/// The one server of a store.
+fn open_store(config: StoreConfig) -> Shard {
+    let store = Store::open(config, Arc::new(Metrics::new())).unwrap();
+    store.shards().remove(0)
+}
+
 /// One user's mailbox on a server, and the calls of a worker and a gateway on it.
 pub struct Bench {
-    pub store: Store,
+    pub store: Shard,
     pub link: Link,
     pub redis: MultiplexedConnection,
     pub user: UserId,
@@ -82,7 +88,7 @@ impl Bench {
         let mut config = StoreConfig::new(url);
         config.namespace = format!("mailbox-{}-{number}", std::process::id());
         change(&mut config);
-        let store = Store::open(config.clone(), Arc::new(Metrics::new())).unwrap();
+        let store = open_store(config.clone());
         let link = store.connect().await.unwrap();
         let client = redis::Client::open(url).unwrap();
         Bench {
@@ -106,7 +112,7 @@ impl Bench {
     pub async fn again(&self, change: impl FnOnce(&mut StoreConfig)) -> Link {
         let mut config = self.config.clone();
         change(&mut config);
-        let store = Store::open(config, Arc::new(Metrics::new())).unwrap();
+        let store = open_store(config);
         store.connect().await.unwrap()
     }
 

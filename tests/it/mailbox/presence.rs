@@ -151,7 +151,7 @@ async fn connections_of_many_users_come_in_the_order_asked() {
     let damaged = UserId::parse("eve").unwrap();
     let key = bench.link.keys().mailbox("eve");
     let _: () = bench.redis().set(key, "junk").await.unwrap();
-    let users = [other, damaged, bench.user.clone()];
+    let users = [&other, &damaged, &bench.user];
     let found = bench.link.connections(&users).await.unwrap();
     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [0, 0, 1]);
     assert!(bench.link.connections(&[]).await.unwrap().is_empty());

@@ -17,6 +17,7 @@ fn rebuild(name: &str, kind: RebuildKind) -> Rebuild {
         name: name.to_owned(),
         progress,
         silent: None,
+        slots: None,
     }
 }
 
@@ -104,10 +105,12 @@ async fn one_worker_at_a_time_makes_a_store_whole() {
         worker,
         delivered,
         is_first_id: false,
+        is_doubtful: false,
     };
     assert_eq!(bench.link.claim(&claim("a", 0)).await, Ok(Claimed::First));
     assert_eq!(bench.link.claim(&claim("a", 9)).await, Ok(Claimed::Whole));
-    bench.link.note_floor(7).await.unwrap();
+    let record = bench.link.keys().store("");
+    let _: () = bench.redis.hset(&record, "floor", 7).await.unwrap();
 
     bench.change_epoch().await;
     let nothing_after = bench.link.claim(&claim("a", 7)).await;
@@ -126,7 +129,6 @@ async fn one_worker_at_a_time_makes_a_store_whole() {
     assert_eq!(busy, Ok(Claimed::Busy(progress)));
     assert!(bench.link.advance("a", &work, 9, None).await.unwrap());
     // The lease of a worker that died.
-    let record = bench.link.keys().store();
     let _: () = bench
         .redis()
         .hset(&record, "rebuild:until", 1)

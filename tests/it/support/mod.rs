@@ -64,6 +64,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod reader;
+pub mod redis_cluster;
 pub mod role;
 pub mod servers;
 pub mod socket;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::chance::Chance;
 use crate::support::proxy::Proxy;
-use crate::support::{Oracle, POLL_INTERVAL, Role, Socket, SocketRequest};
+use crate::support::{Frame, Oracle, POLL_INTERVAL, Role, Socket, SocketRequest};
 
 /// Twice the gateway's heartbeat: silence for this long means that the connection is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -136,10 +136,18 @@ impl Device {
             }
         };
         tokio::pin!(leaves);
+        // The last frame of this connection, where it was not acknowledged.
+        let mut open: Option<Frame> = None;
         loop {
             let frame = tokio::select! {
                 frame = socket.any_frame_within(SILENCE_MAX) => frame,
-                () = &mut leaves => return,
+                () = &mut leaves => {
+                    // In the end nothing is left open.
+                    if let Some(frame) = open.filter(|_| times.calm.is_cancelled()) {
+                        socket.ack(&frame).await;
+                    }
+                    return;
+                }
             };
             let Some(Ok(frame)) = frame else { return };
             self.oracle.hear(&self.user, &self.name, &frame);
@@ -147,6 +155,9 @@ impl Device {
                 self.cursor = Some(cursor.to_owned());
                 if times.calm.is_cancelled() || self.chance.percent(ACKNOWLEDGED_PERCENT) {
                     socket.ack(&frame).await;
+                    open = None;
+                } else {
+                    open = Some(frame);
                 }
             }
         }

@@ -23,6 +23,25 @@ async fn a_lease_lost_by_a_pause_loses_nothing() {
     run(parameters).await.assert_kept();
 }
 
+/// A Redis without its last two seconds, and one that is emptied, while workers come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_goes_back_or_is_emptied_loses_nothing() {
+    let _alone = alone().await;
+    let kinds = [
+        Kind::RedisWentBack,
+        Kind::WorkerJoined,
+        Kind::RedisFlushed,
+        Kind::WorkerLeft,
+    ];
+    let report = run(Parameters {
+        overlap_percent: 50,
+        ..Parameters::new(seed(), &kinds, Length::Faults(4))
+    })
+    .await;
+    report.assert_kept();
+    assert!(report.verdict.store_lost > 0, "{report}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_who_move_on_each_reconnect_lose_nothing() {
     let _alone = alone().await;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catchup::event::UserId;
-use catchup::mailbox::{ConnectionId, Entry, Link, MailboxError, Page, Store, StoreConfig};
+use catchup::mailbox::{ConnectionId, Entry, Link, MailboxError, Page, StoreConfig};
 use catchup::protocol::{Everyone, Lane, Life, Position};
-use catchup::telemetry::Metrics;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
@@ -336,7 +335,7 @@ pub async fn open(config: &StoreConfig) -> MultiplexedConnection {
 
 /// A link of its own, without the wait between attempts that a store makes.
 pub async fn connect(config: &StoreConfig) -> Link {
-    let store = Store::open(config.clone(), Arc::new(Metrics::new())).unwrap();
+    let store = crate::mailbox::open_store(config.clone());
     store.connect().await.unwrap()
 }
 
