@@ -132,6 +132,7 @@ fn register_request(node: &Node, peer: &Peer) -> Register {
         session_life: None,
         cursor: None,
         newest_everyone: node.ring.newest(),
+        oldest_everyone: node.ring.oldest(),
         // One with an order takes the place of nothing newer, however late it is.
         until_ms: None,
         page: PageRequest {

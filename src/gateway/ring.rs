@@ -105,6 +105,15 @@ impl Ring {
         *self.newest.borrow()
     }
 
+    /// The place before all that is here.
+    pub fn oldest(&self) -> Everyone {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        Everyone {
+            creation: state.time_line,
+            sequence: state.gone,
+        }
+    }
+
     /// The newest place, and what lies there.
     pub fn mark(&self) -> Mark {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);

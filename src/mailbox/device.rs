@@ -24,6 +24,8 @@ pub struct Register {
     pub cursor: Option<Position>,
     /// Where a device that is new starts among the events for everyone.
     pub newest_everyone: Everyone,
+    /// Where one starts that may have been known to a store that went back.
+    pub oldest_everyone: Everyone,
     /// By Redis's clock, milliseconds since 1970: not carried out later, since nobody waits for
     /// the answer any more. `None`: whenever it gets there.
     pub until_ms: Option<u64>,
@@ -147,7 +149,9 @@ impl Link {
         script
             .arg(loss.lost_ms)
             .arg(loss.wiped_until_ms)
-            .arg(loss.back_until_ms);
+            .arg(loss.back_until_ms)
+            .arg(request.oldest_everyone.creation)
+            .arg(request.oldest_everyone.sequence);
         let reply = self.call(MailboxOperation::Register, user, &script).await?;
         self.read_registered(reply)
     }

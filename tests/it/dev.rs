@@ -387,7 +387,7 @@ async fn wrong_usage_ends_with_2() {
             "--nats-server",
         ),
         (
-            &["dev", "--redis-url", "redis+cluster://h:1"],
+            &["dev", "--redis-url", "redis+cluster://h:1/name"],
             "CATCHUP_REDIS_URL",
         ),
         (&["dev", "--listen", "0.0.0.0:80"], "--listen"),

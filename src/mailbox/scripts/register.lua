@@ -11,7 +11,8 @@
 --   23 sequence, 24 time, 25 1 where it proves that store_lost was told;
 --   26 when the last loss of events was found, milliseconds, 0 for never, 27 no trim before this
 --   time, milliseconds: until then any device may have been known to a store that was emptied;
---   28 nor before this time: until then any device may have been known to a store that went back.
+--   28 nor before this time: until then any device may have been known to a store that went back;
+--   29 and 30 creation and sequence of the place before all broadcasts that are kept, for such a one.
 -- Returns {'ok', now, life, order, normal, high, creation, sequence, time, lost, last normal,
 --   last high, pending, replaced connection as "node incarnation number" or '', page} (page: see
 --   read_page in reading.lua), or {'epoch', current}, {'damaged'}, {'devices'} (too many, all
@@ -151,9 +152,11 @@ local function start_of(record, token, is_first)
   else
     start = fresh(lanes[1].last, lanes[2].last)
   end
-  if not record and (is_stranger_owed or is_stranger_kept)
-    and not (token and token.is_position) then
-    start.lost = is_stranger_owed and 1 or start.lost
+  if not record and is_stranger_kept then
+    start.creation, start.sequence = tonumber(ARGV[29]), tonumber(ARGV[30])
+  end
+  if not record and is_stranger_owed and not (token and token.is_position) then
+    start.lost = 1
     -- Before all that any stream of events for everyone held.
     start.creation, start.sequence = 1, 0
   end

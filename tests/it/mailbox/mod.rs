@@ -178,6 +178,7 @@ impl Bench {
             session_life: None,
             cursor: None,
             newest_everyone: Everyone::default(),
+            oldest_everyone: Everyone::default(),
             until_ms: None,
             page: page_of(64),
         }

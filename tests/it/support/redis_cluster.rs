@@ -68,6 +68,33 @@ impl RedisCluster {
         cluster
     }
 
+    /// A replica of a server, which is up to date, and its id.
+    pub async fn add_replica(&mut self, of: usize) -> (RedisServer, String) {
+        let bus_port = free_port();
+        let server = start_member(bus_port);
+        let mut connection = connect(&server).await;
+        let (port, bus_port) = (server.port().to_string(), bus_port.to_string());
+        let words = ["MEET", "127.0.0.1", &port, &bus_port];
+        let _: () = ask(&mut self.connections[0], &words)
+            .await
+            .expect("they meet");
+        eventually("it replicates", async || {
+            let _: () = ask(&mut connection, &["REPLICATE", &self.ids[of]])
+                .await
+                .ok()?;
+            Some(())
+        })
+        .await;
+        eventually("it is up to date", async || {
+            let command = redis::cmd("INFO").arg("replication").to_owned();
+            let info: String = command.query_async(&mut connection).await.ok()?;
+            info.contains("master_link_status:up").then_some(())
+        })
+        .await;
+        let id = ask(&mut connection, &["MYID"]).await.expect("an id");
+        (server, id)
+    }
+
     /// All but the last server, so that it has to be found; and one that does not answer.
     pub fn url(&self) -> String {
         let servers = self.servers.iter().take(self.servers.len() - 1);

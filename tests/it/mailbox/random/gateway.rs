@@ -341,6 +341,7 @@ fn call_of(request: &Request) -> Register {
         session_life: request.session_life.map(Life),
         cursor: request.cursor,
         newest_everyone: request.newest,
+        oldest_everyone: request.newest,
         until_ms: None,
         page: page_of(request.most),
     }
