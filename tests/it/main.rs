@@ -29,6 +29,7 @@ mod limits;
 mod live;
 mod mailbox;
 mod missed;
+mod model;
 mod namespaces;
 mod offline;
 mod order;

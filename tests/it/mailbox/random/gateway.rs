@@ -189,13 +189,7 @@ impl World {
         let (counters, page) = outcome.map_err(|error| format!("page: {error}"))?;
         let expected = self.model.page(&position.places, most);
         same("page", read_page(&page), expected.clone())?;
-        if let Some(lane) = expected.lane
-            && self.model.connections.is_empty()
-        {
-            let reached = expected.before + expected.entries.len() as u64;
-            let shown = &mut self.model.lanes[lane].shown;
-            *shown = (*shown).max(reached);
-        }
+        self.model.show(&expected);
         let record = self.model.devices[&device].clone();
         same("acknowledged", counters.acknowledged, record.places)?;
         same("time", counters.acknowledged_ms, record.time_ms)?;

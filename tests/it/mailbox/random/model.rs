@@ -113,6 +113,11 @@ impl LaneModel {
         self.deadline = None;
     }
 
+    /// The list's own expiry, as it was before.
+    pub fn keep_deadline_of(&mut self, before: &LaneModel) {
+        (self.deadline, self.deadline_set) = (before.deadline, before.deadline_set);
+    }
+
     fn set_deadline(&mut self, now: Time, ttl: Time) {
         self.deadline_set = now;
         self.deadline = (!self.is_empty()).then_some(now + 2 * ttl);
@@ -355,6 +360,18 @@ impl Model {
             };
         }
         PageModel::default()
+    }
+
+    /// A page was read: what a session that nobody knows of was shown keeps its place.
+    pub fn show(&mut self, page: &PageModel) {
+        if let (Some(lane), true) = (page.lane, self.connections.is_empty()) {
+            let shown = &mut self.lanes[lane].shown;
+            *shown = (*shown).max(page.before + page.entries.len() as u64);
+        }
+    }
+
+    pub fn forget_trimmed(&mut self) {
+        self.remembered.clear();
     }
 
     pub fn pending(&self, from: &[u64; 2]) -> u64 {
