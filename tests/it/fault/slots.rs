@@ -75,7 +75,7 @@ async fn nobody_loses_a_message_while_slots_move() {
     let mut cluster = RedisCluster::start(3, 1).await;
     let system = on(&cluster, loaded().gateways(2).workers(3)).start().await;
     // A server that had none gets its first slots.
-    for slot in 0..32 {
+    for slot in 0..4 {
         cluster.move_slot(slot, 3).await;
     }
     let mut slots = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use catchup::mailbox::info_field;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 
@@ -125,12 +126,16 @@ impl RedisCluster {
 
     /// Moves a slot with all its keys, as `redis-cli --cluster reshard` does.
     pub async fn move_slot(&mut self, slot: u16, to: usize) {
-        self.begin_move(slot, to).await;
-        self.finish_move(slot, to).await;
+        self.know_owner(slot).await;
+        if self.owner(slot) != to {
+            self.begin_move(slot, to).await;
+            self.finish_move(slot, to).await;
+            self.know_owner(slot).await;
+        }
     }
 
     /// The first half: from here on keys may be on either side.
-    pub async fn begin_move(&mut self, slot: u16, to: usize) {
+    async fn begin_move(&mut self, slot: u16, to: usize) {
         let from = self.owner(slot);
         let (from_id, to_id) = (self.ids[from].clone(), self.ids[to].clone());
         let slot = slot.to_string();
@@ -144,7 +149,7 @@ impl RedisCluster {
             .expect("it gives away");
     }
 
-    pub async fn finish_move(&mut self, slot: u16, to: usize) {
+    async fn finish_move(&mut self, slot: u16, to: usize) {
         let from = self.owner(slot);
         let port = self.servers[to].port();
         let connection = &mut self.connections[from];
@@ -178,20 +183,30 @@ impl RedisCluster {
             let told: RedisResult<()> = ask(&mut self.connections[index], &words).await;
             assert!(told.is_ok() || index != to, "{told:?}");
         }
-        self.owners[usize::from(slot)] = to;
-        for connection in &mut self.connections {
-            eventually("all servers know the new owner", async || {
+    }
+
+    /// Waits until all servers say the same of a slot, and know each other's configuration: a server
+    /// that takes a slot without that may give its claim the number of another's.
+    async fn know_owner(&mut self, slot: u16) {
+        let owner = eventually("all servers know one owner", async || {
+            let mut owners = Vec::new();
+            let mut latest = Vec::new();
+            let mut own = Vec::new();
+            for connection in &mut self.connections {
                 let nodes: String = ask(connection, &["NODES"]).await.ok()?;
-                if owns(&nodes, &to_id, slot) {
-                    return Some(());
-                }
-                // Gossip from before may have come after what it was told.
-                let words = ["SETSLOT", &slot.to_string(), "NODE", &to_id];
-                let _: RedisResult<()> = ask(connection, &words).await;
-                None
-            })
-            .await;
-        }
+                owners.push(self.ids.iter().position(|id| owns(&nodes, id, slot))?);
+                let info: String = ask(connection, &["INFO"]).await.ok()?;
+                latest.push(info_field(&info, "cluster_current_epoch")?.to_owned());
+                own.push(info_field(&info, "cluster_my_epoch")?.to_owned());
+            }
+            own.sort();
+            let is_distinct = own.windows(2).all(|pair| pair[0] != pair[1]);
+            owners.dedup();
+            latest.dedup();
+            (owners.len() == 1 && latest.len() == 1 && is_distinct).then_some(owners[0])
+        })
+        .await;
+        self.owners[usize::from(slot)] = owner;
     }
 
     /// Waits until all servers know of all slots.
