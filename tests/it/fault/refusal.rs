@@ -154,11 +154,11 @@ async fn what_is_no_setting_is_named() {
 }
 
 #[tokio::test]
-async fn what_comes_later_is_refused_and_contradictions_are_named() {
+async fn what_cannot_be_and_contradictions_are_named() {
     for (command, variables, named) in [
         (
             "gateway",
-            [("CATCHUP_REDIS_URL", "redis+cluster://a:1,b:2")].as_slice(),
+            [("CATCHUP_REDIS_URL", "redis+cluster://:hidden@a:1,b:2/1")].as_slice(),
             "CATCHUP_REDIS_URL",
         ),
         (
