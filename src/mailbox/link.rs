@@ -120,11 +120,6 @@ impl Link {
         self.inner.home.is_cluster()
     }
 
-    /// True once the server serves no slots of its cluster any more.
-    pub fn is_retired(&self) -> bool {
-        self.inner.condition.is_retired()
-    }
-
     pub(super) fn made(&self) -> Instant {
         self.inner.made
     }

@@ -145,6 +145,13 @@ pub struct Claim<'a> {
     pub is_doubtful: bool,
 }
 
+impl Record {
+    /// True where it says nothing: the server was emptied, or is new.
+    pub fn is_bare(&self) -> bool {
+        self.id.is_none() && self.under_way.is_none()
+    }
+}
+
 impl Progress {
     fn read(reply: &mut Reply) -> Result<Option<Progress>, MailboxError> {
         let kind = match reply.text()?.as_str() {
@@ -203,8 +210,7 @@ impl Link {
         for (key, values) in keys.into_iter().zip(values) {
             records.push((key, read_record(values, view.as_deref())?));
         }
-        let says_something =
-            |(_, record): &(String, Record)| record.id.is_some() || record.under_way.is_some();
+        let says_something = |(_, record): &(String, Record)| !record.is_bare();
         let index = records.iter().position(says_something).unwrap_or(0);
         if self.is_broken() || records.is_empty() {
             // A newer link may have read another record.

@@ -18,10 +18,8 @@ pub(super) const LEFT_KEPT: Duration = Duration::from_secs(60);
 /// What is to be done about a server's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It says what it should.
+    /// It says what it should, or the server got slots from whole ones since.
     Good,
-    /// The server got slots from whole ones.
-    Grown,
     /// It is in a slot that is not its place any more.
     Displaced,
     /// It went with its slot, and the server is whole.
@@ -48,7 +46,7 @@ impl Store {
         };
         let link = shard.connect_to_any().await?;
         match self.standing(shard, &link, &view) {
-            Standing::Good | Standing::Grown | Standing::Unknown => return Ok(false),
+            Standing::Good | Standing::Unknown => return Ok(false),
             Standing::Doubtful => {
                 tracing::warn!(
                     server = &**shard.name(),
@@ -93,7 +91,7 @@ impl Store {
         };
         // Exactly what is judged is noted: slots may come at any time.
         match self.standing(shard, link, &view) {
-            Standing::Good | Standing::Grown => {
+            Standing::Good => {
                 let left = self.left(shard, &view);
                 link.note(id, floor, Some((&view, left))).await
             }
@@ -140,7 +138,7 @@ impl Store {
                 // What it gave away lately may have come back.
                 others.add_all(&known.record.left);
                 match view.slots.is_within(recorded, &others) {
-                    true => Standing::Grown,
+                    true => Standing::Good,
                     false => Standing::Doubtful,
                 }
             }

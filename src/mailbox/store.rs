@@ -193,17 +193,24 @@ impl Store {
         }
     }
 
+    fn demanded(&self) -> Demand {
+        let demand = self.inner.demand.read();
+        *demand.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The id of the stream that the store must have been filled from, where it is known.
     pub fn demanded_id(&self) -> Option<Uuid> {
-        match *self
-            .inner
-            .demand
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        match self.demanded() {
             Demand::Whole(id) => id,
             Demand::Any | Demand::Filled => None,
         }
+    }
+
+    /// The one server, where the store is no cluster: then no slot need be looked for.
+    pub fn only_server(&self) -> Option<Shard> {
+        let topology = self.topology();
+        let is_cluster = self.inner.address.is_cluster;
+        topology.shards.first().filter(|_| !is_cluster).cloned()
     }
 
     /// The servers that are known to hold a part of the store now.
@@ -373,7 +380,7 @@ impl Store {
             has_changed: Some(Arc::clone(&inner.has_changed)),
         };
         let condition = Condition::absent_at(absent.map(Instant::into_std));
-        condition.set_demand(*inner.demand.read().unwrap_or_else(PoisonError::into_inner));
+        condition.set_demand(self.demanded());
         let metrics = Arc::clone(&inner.metrics);
         Shard::new(
             server.address.clone(),
@@ -386,11 +393,6 @@ impl Store {
 }
 
 impl Route<'_> {
-    /// The slot that the keys lie in.
-    pub fn slot(&self) -> u16 {
-        self.slot
-    }
-
     /// The server, as far as is known without asking.
     pub fn known_shard(&self) -> Option<Shard> {
         self.store.topology().shard(self.slot).cloned()

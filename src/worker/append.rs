@@ -100,13 +100,6 @@ async fn parts_of<'a>(
     indexes: Vec<usize>,
     is_repeat: bool,
 ) -> Result<Vec<Part<'a>>, WorkerError> {
-    let mut by_server: HashMap<Arc<str>, (Shard, Vec<usize>)> = HashMap::new();
-    for index in indexes {
-        let shard = shared.gate.shard(&batch.appends[index].user).await?;
-        let name = Arc::clone(shard.name());
-        let (_, indexes) = by_server.entry(name).or_insert_with(|| (shard, Vec::new()));
-        indexes.push(index);
-    }
     let part = |(shard, indexes)| Part {
         shared,
         batch,
@@ -114,6 +107,16 @@ async fn parts_of<'a>(
         indexes,
         is_repeat,
     };
+    if let Some(shard) = shared.store.only_server() {
+        return Ok(vec![part((shard, indexes))]);
+    }
+    let mut by_server: HashMap<Arc<str>, (Shard, Vec<usize>)> = HashMap::new();
+    for index in indexes {
+        let shard = shared.gate.shard(&batch.appends[index].user).await?;
+        let name = Arc::clone(shard.name());
+        let (_, indexes) = by_server.entry(name).or_insert_with(|| (shard, Vec::new()));
+        indexes.push(index);
+    }
     Ok(by_server.into_values().map(part).collect())
 }
 

@@ -140,8 +140,7 @@ async fn step(
     let id = shared.store.demanded_id();
     let is_doubtful = shared.store.is_doubtful(shard, id).await?;
     if is_doubtful || shard.check().is_err() {
-        let record = shard.records().borrow().clone();
-        let is_bare = record.id.is_none() && record.under_way.is_none();
+        let is_bare = shard.records().borrow().is_bare();
         if is_bare && shard.is_in_cluster() && routing(&shared.bus).await?.last_delivered() > 0 {
             // Its record may have gone with a slot: a worker that knew it writes it anew.
             let since = *bare_since.get_or_insert_with(Instant::now);
